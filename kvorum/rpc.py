@@ -36,9 +36,7 @@ _CODES: dict[str, int] = {
 }
 
 _CLASSES: dict[str, type[errors.KvorumError]] = {
-    cls.reason: cls
-    for cls in vars(errors).values()
-    if isinstance(cls, type) and issubclass(cls, errors.KvorumError)
+    cls.reason: cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, errors.KvorumError)
 }
 
 _BARE: dict[grpc.StatusCode, type[errors.KvorumError]] = {
@@ -66,7 +64,8 @@ def to_status(error: errors.KvorumError) -> grpc.Status:
     if isinstance(error, errors.InvalidInput) and error.field:
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
         _attach(status, error_details_pb2.BadRequest(field_violations=[violation]))
-    return rpc_status.to_status(status)
+    grpc_status: grpc.Status = rpc_status.to_status(status)
+    return grpc_status
 
 
 def from_rpc_error(error: grpc.RpcError) -> errors.KvorumError:
