@@ -1,0 +1,189 @@
+"""`kvorum cluster`: form, join, leave, look."""
+
+import sys
+from pathlib import Path
+
+import rich_click as click
+
+from kvorum.cli.output import as_json, local_time, output_option, print_fields, print_json, print_table, short
+from kvorum.cli.session import Session
+
+
+@click.group()
+def cluster() -> None:
+    """Form, join and leave a cluster.
+
+    \b
+    Three commands make one:
+      n1# kvorum cluster init home
+      n1# kvorum cluster token
+      n2# kvorum cluster join n1 TOKEN
+    """
+
+
+@cluster.command()
+@click.argument("name")
+@click.option(
+    "--address",
+    default="",
+    help="IP address of this node on the cluster network. Default: what the host name resolves to.",
+)
+@output_option
+@click.pass_obj
+def init(session: Session, name: str, address: str, output: str) -> None:
+    """Make this node the first of a new cluster NAME.
+
+    \b
+    Example:
+      kvorum cluster init home --address 192.168.1.10
+    """
+    node = session.client.cluster.init(name, address=address)
+    if output == "json":
+        print_json(node)
+        return
+    click.echo(f"cluster {name} runs on {short(node.name)} ({node.address})")
+    click.echo("next: 'kvorum cluster token', and on another node 'kvorum cluster join " + node.address + " TOKEN'")
+
+
+@cluster.command()
+@click.option("--ttl", "ttl_s", default=3600, show_default=True, help="Seconds until it expires.")
+@output_option
+@click.pass_obj
+def token(session: Session, ttl_s: int, output: str) -> None:
+    """Print a token that lets one node join, once.
+
+    \b
+    Example:
+      kvorum cluster token --ttl 600
+    """
+    made = session.client.cluster.create_join_token(ttl_s=ttl_s)
+    if output == "json":
+        print_json(made)
+    else:
+        click.echo(made.token)
+        click.echo(f"valid until {local_time(made.expire_time)}, for one node", err=True)
+
+
+@cluster.command()
+@click.argument("address")
+@click.argument("token")
+@click.option("--address", "local_address", default="", help="IP address of this node on the cluster network.")
+@click.option("--name", "node_name", default="", help="Name to join under. Default: the host name.")
+@output_option
+@click.pass_obj
+def join(session: Session, address: str, token: str, local_address: str, node_name: str, output: str) -> None:
+    """Let this node join the cluster that ADDRESS belongs to.
+
+    TOKEN may be - to read it from standard input, so that it does not show in the process list.
+
+    \b
+    Examples:
+      kvorum cluster join 192.168.1.10 TOKEN
+      kvorum cluster join n1 - < token.txt
+    """
+    if token == "-":  # noqa: S105
+        token = sys.stdin.read().strip()
+    node = session.client.cluster.join(address, token, local_address=local_address, node_name=node_name)
+    if output == "json":
+        print_json(node)
+    else:
+        click.echo(f"joined as {short(node.name)} ({node.address})")
+
+
+@cluster.command()
+@click.option("--force", is_flag=True, help="Leave although this node owns guests; their configs stay in the cluster.")
+@click.pass_obj
+def leave(session: Session, force: bool) -> None:
+    """Take this node out of its cluster and clean up after it."""
+    session.client.cluster.leave(force=force)
+    click.echo("this node has left its cluster")
+
+
+@cluster.command()
+@click.argument("node")
+@click.option("--force", is_flag=True, help="Remove it although it is online or owns guests.")
+@click.pass_obj
+def remove(session: Session, node: str, force: bool) -> None:
+    """Take another NODE out of the cluster; its certificate counts no more.
+
+    \b
+    Example:
+      kvorum cluster remove n3
+    """
+    session.client.cluster.remove_node(node, force=force)
+    click.echo(f"{node} is no longer a member")
+
+
+@cluster.command()
+@output_option
+@click.pass_obj
+def status(session: Session, output: str) -> None:
+    """Quorum, leader and members."""
+    state = session.client.cluster.status()
+    if output == "json":
+        print_json(state)
+        return
+    if not state.cluster_name:
+        click.echo("this node is in no cluster; 'kvorum cluster init' or 'kvorum cluster join' puts it into one")
+        return
+    print_fields(
+        {
+            "cluster": state.cluster_name,
+            "quorum": "yes" if state.quorate else "NO: nothing can be written",
+            "leader": short(state.leader),
+            "term": state.term,
+            "applied": state.applied_index,
+            "missing": ", ".join(short(name) for name in state.missing_nodes),
+        }
+    )
+    click.echo()
+    print_table([node_row(node) for node in state.nodes], columns=NODE_COLUMNS)
+
+
+@cluster.command()
+@click.option(
+    "--out", "path", type=click.Path(path_type=Path), required=True, help="File to write, readable by you only."
+)
+@click.option("--user", default="root@pam", show_default=True)
+@click.option("--ttl", "ttl_s", default=86400, show_default=True, help="Seconds until they expire.")
+@click.option(
+    "--address",
+    "addresses",
+    multiple=True,
+    help="HOST:PORT to put into the file; may be repeated. Default: every node.",
+)
+@click.pass_obj
+def credentials(session: Session, path: Path, user: str, ttl_s: int, addresses: tuple[str, ...]) -> None:
+    """Make credentials with which a client elsewhere may call this cluster.
+
+    \b
+    Example:
+      kvorum cluster credentials --out admin.json
+      kvorum --credentials admin.json guest list
+    """
+    from kvorum.cli.certificate_request import new_key_and_request
+    from kvorum.client import Credentials
+    from kvorum.node import AGENT_PORT
+
+    key, request = new_key_and_request(user)
+    issued = session.client.cluster.issue_client_certificate(request, user=user, ttl_s=ttl_s)
+    if not addresses:
+        addresses = tuple(f"{node.address}:{AGENT_PORT}" for node in session.client.cluster.nodes())
+    Credentials(ca=issued.ca_certificate, certificate=issued.certificate, key=key, addresses=list(addresses)).save(path)
+    click.echo(f"wrote {path}; use it with 'kvorum --credentials {path} ...'")
+
+
+NODE_COLUMNS = ("name", "address", "state", "role", "acceleration", "uid")
+
+
+def node_row(node: object) -> dict[str, object]:
+    fields = as_json(node)
+    assert isinstance(fields, dict)
+    return {
+        "name": short(fields["name"]) + (" *" if fields["local"] else ""),
+        "address": fields["address"],
+        "state": fields["state"].removeprefix("NODE_STATE_").lower(),
+        "role": "leader" if fields["leader"] else "voter" if fields["voter"] else "",
+        "acceleration": fields["acceleration"],
+        "uid": fields["uid"],
+    }
