@@ -1,0 +1,75 @@
+# Each target does its own set-up and skips what is there. Needs Debian 12, root, and Debian's python3 (3.11) or newer.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROTOS := $(wildcard proto/kvorum/v1/*.proto)
+STAMP := $(VENV)/.stamps
+
+.PHONY: help demo test check dev proto bench sim clean system
+
+help: ## what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+demo: $(STAMP)/dev ## three nodes, real guests, a live migration and a node's death (KEEP=1 leaves them up)
+	$(BIN)/python -m lab.demo $(if $(KEEP),--keep)
+
+test: $(STAMP)/dev ## every test: unit, property, simulation, and clusters of real nodes
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)/dev $(STAMP)/buf ## format, lint, types, import contracts, proto lint, Vagrantfile
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	.tools/node_modules/.bin/buf lint proto
+	cd vagrant && VAGRANT_CHECKPOINT_DISABLE=1 VAGRANT_DEFAULT_PROVIDER=libvirt vagrant validate
+
+dev: $(STAMP)/dev ## the whole set-up
+
+proto: $(STAMP)/proto ## generate kvorum/v1 from proto/
+
+sim: $(STAMP)/dev ## HA under virtual time: make sim SEEDS=1000
+	$(BIN)/python -m ha.sim --seeds $(or $(SEEDS),200)
+
+bench: $(STAMP)/dev ## measure against peers
+	$(BIN)/python -m bench
+
+clean: ## remove what was built here, and a lab that was left up
+	-[ -x $(BIN)/kvorum ] && $(BIN)/kvorum lab down
+	rm -rf $(VENV) .tools kvorum/v1 *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+system: $(STAMP)/system
+
+# The stamps lie in the virtual environment, so that a fresh one is set up from the start. What is installed already is
+# asked of the system, not of a stamp: tools/system-setup returns at once when nothing is missing.
+$(STAMP)/system: tools/system-setup | $(VENV)
+	tools/system-setup
+	@touch $@
+
+$(VENV):
+	@command -v $(PYTHON) >/dev/null || tools/system-setup
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tools/system-setup
+	$(PYTHON) -m venv $(VENV)
+	mkdir -p $(STAMP)
+
+# --group needs a newer pip than Debian 12 has.
+$(STAMP)/packages: pyproject.toml $(STAMP)/system
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@
+
+$(STAMP)/proto: $(PROTOS) $(STAMP)/packages
+	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --grpc_python_out=. \
+	    --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=quiet:. \
+	    --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=quiet:. $(PROTOS)
+	@touch $@
+
+$(STAMP)/dev: $(STAMP)/proto
+	@touch $@
+
+# The npm package carries buf's binary.
+$(STAMP)/buf: $(STAMP)/packages
+	tools/system-setup check
+	npm install --silent --no-save --no-fund --no-audit --prefix .tools @bufbuild/buf@1.75.0
+	@touch $@
