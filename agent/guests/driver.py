@@ -38,7 +38,7 @@ STOPPED = Observed(RunState.stopped)
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A volume of the guest's config, resolved to this node's file. `key` is the config key: scsi0, ide2, rootfs, mp0."""
+    """A volume of the config, resolved to this node's file. `key` is the config key: scsi0, ide2, rootfs, mp0."""
 
     key: str
     path: Path
@@ -64,7 +64,7 @@ class GuestDriver(Protocol):
     """Single steps on guests of one kind. Methods may be called at the same time for different guests.
 
     Raises kvorum.errors: NotFound (no such image, template), Locked (image in use elsewhere), Refused (already runs),
-    CommandFailed (the hypervisor said no; the message is its own), Unreachable (the hypervisor's daemon does not answer).
+    CommandFailed (the hypervisor said no; the message is its own), Unreachable (its daemon does not answer).
     """
 
     async def start(self, guest: Guest) -> None:
