@@ -1,0 +1,77 @@
+"""Start, shut down and stop a guest of this node.
+
+A guest starts only where the majority says it belongs, and under HA only while the node's lease is live and the keeper
+guards it: then a node that is cut off ends its guests before anybody else may start them.
+"""
+
+from agent.guests.driver import RunState
+from agent.inventory import GuestFile
+from agent.tasks import TaskHandle
+from ha import lease_state
+from kvorum.errors import Refused, Timeout
+from kvorum.ids import Vmid
+
+from .host import Host, resolve
+
+SHUTDOWN_TIMEOUT_S = 60.0
+
+
+async def start_guest(host: Host, handle: TaskHandle, vmid: Vmid, *, by_ha: bool = False) -> None:
+    """HA may ask twice: a guest that runs is what it wants. Raises Refused, Locked, Fenced, NoQuorum."""
+    async with host.queue.turn(vmid, "start"):
+        file = await host.own_unlocked(vmid, handle)
+        observed = await host.observe(file)
+        if observed.state is RunState.running and by_ha:
+            handle.log("runs already")
+            return
+        await start_now(host, handle, file)
+
+
+async def start_now(host: Host, handle: TaskHandle, file: GuestFile) -> None:
+    """For a caller that has the guest's turn and has just read `file` from the majority."""
+    observed = await host.observe(file)
+    if observed.state is not RunState.stopped:
+        raise Refused(f"guest {file.vmid} is {observed.state} already")
+    storages = await host.storages()
+    guest = resolve(file, storages)
+    # Last, so that as little time as possible passes between the look at the lease and the start.
+    await check_lease(host, file)
+    handle.progress(-1.0, "start")
+    await host.drivers[file.kind].start(guest)
+    handle.log(f"guest {file.vmid} runs (generation {file.generation})")
+
+
+async def check_lease(host: Host, file: GuestFile) -> None:
+    """Raises Fenced when HA manages the guest and this node may not run it now."""
+    if await host.is_ha_managed(file):
+        lease_state.may_start(host.lease(), host.boottime(), file.sid)
+
+
+async def shutdown_guest(
+    host: Host, handle: TaskHandle, vmid: Vmid, *, timeout_s: float = SHUTDOWN_TIMEOUT_S, force_stop: bool = False
+) -> None:
+    """Raises Timeout when the guest still runs after `timeout_s` and is not to be forced."""
+    async with host.queue.turn(vmid, "shutdown"):
+        file = await host.own_unlocked(vmid, handle)
+        driver = host.drivers[file.kind]
+        handle.progress(-1.0, "shutdown")
+        try:
+            await driver.shutdown(vmid, timeout_s=timeout_s)
+        except Timeout:
+            if not force_stop:
+                raise
+            handle.log(f"still runs after {timeout_s:g} s")
+            handle.progress(-1.0, "stop")
+            await driver.stop(vmid)
+        handle.log(f"guest {vmid} is stopped")
+
+
+async def stop_guest(host: Host, handle: TaskHandle, vmid: Vmid) -> None:
+    """Works without a quorum: what runs here may always be ended here."""
+    async with host.queue.turn(vmid, "stop"):
+        file = await host.inventory.find(vmid)
+        if file.node != host.node():
+            raise Refused(f"guest {vmid} has moved to {file.node} meanwhile", remedy="try again")
+        handle.progress(-1.0, "stop")
+        await host.drivers[file.kind].stop(vmid)
+        handle.log(f"guest {vmid} is stopped")
