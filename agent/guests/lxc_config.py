@@ -1,0 +1,389 @@
+"""liblxc's configuration file for one container, made of a Proxmox VE style config and the facts of this host.
+
+Pure: `lxc_config(guest, host)` takes values and returns the file's text. Finding the facts, writing the file and starting
+anything is `agent.guests.lxc`'s work. The file is written whole at every start, and by us rather than through the binding's
+`set_config_item`, which rejects every value that liblxc normalises (`dir:/x`, `SIGUSR1`).
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.guests.driver import Guest, Volume
+from kvorum.config.guest import GuestConfig
+from kvorum.config.properties import parse_bool, parse_int, parse_properties, split_list
+from kvorum.errors import ConfigError, Unsupported
+from kvorum.ids import Vmid
+
+MARKER = "# Written by Kvorum at each start of the container: change the guest's config instead."
+CPU_PERIOD_US = 100_000
+CONSOLE_LOG_BYTES = 1024**2
+DEFAULT_MEMORY_MIB = 512
+DEFAULT_SWAP_MIB = 512
+
+_MIB = 1024**2
+_ARCHITECTURES = {"amd64": "x86_64", "i386": "i686", "arm64": "aarch64", "armhf": "arm", "riscv64": "riscv64"}
+# Their init is busybox, which shuts down on SIGUSR1 and ignores liblxc's SIGPWR.
+_BUSYBOX_OSTYPES = frozenset(("busybox", "alpine"))
+_HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?)*")
+_INTERFACE = re.compile(r"[a-zA-Z0-9_.:-]{1,15}")
+_MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
+_ADDRESS = re.compile(r"[0-9a-fA-F.:]+(/[0-9]{1,3})?")
+_INTERFACE_NAME_MAX = 15
+
+
+@dataclass(frozen=True, slots=True)
+class IdMap:
+    """The host's user and group ids that stand for 0, 1, ... inside of an unprivileged container."""
+
+    first: int = 100_000
+    count: int = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What this host offers, read by the driver."""
+
+    # Controllers by the cgroup version that they are mounted with.
+    v1_controllers: frozenset[str]
+    v2_controllers: frozenset[str] = frozenset()
+    # The kernel counts swap per cgroup (v1 only, where it is an option).
+    counts_swap: bool = True
+    has_apparmor: bool = False
+    # CPUs that containers may be given.
+    cpus: tuple[int, ...] = (0,)
+    id_map: IdMap = IdMap()
+    console_directory: Path = Path("/var/log/kvorum/console")
+    include_directory: Path = Path("/usr/share/lxc/config")
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """`net0: name=eth0,bridge=vmbr0,...`, checked."""
+
+    index: int
+    name: str
+    bridge: str
+    hwaddr: str
+    host_name: str
+    # CIDR; empty when the container configures itself (dhcp, manual, auto).
+    ipv4: str = ""
+    gateway4: str = ""
+    ipv6: str = ""
+    gateway6: str = ""
+    mtu: int = 0
+    is_down: bool = False
+    uses_dhcp: bool = False
+
+
+def lxc_config(guest: Guest, host: Host, *, init: str = "") -> str:
+    """The text of `/var/lib/lxc/<vmid>/config`. `init` is where the root file system's /sbin/init points to.
+
+    Raises ConfigError that names the key for what cannot be right, Unsupported for what this version does not do.
+    """
+    config = guest.config
+    lines = [
+        MARKER,
+        f"lxc.include = {host.include_directory}/common.conf",
+        *_privileges(config, host),
+        f"lxc.uts.name = {hostname(guest.vmid, config)}",
+        f"lxc.arch = {_architecture(config)}",
+        *_root(guest),
+        *_mount_points(guest),
+        *_terminals(guest, host),
+        *_halt(config, init),
+        *_cgroup_directories(guest.vmid),
+        *_memory(config, host),
+        *_cpu(guest, host),
+    ]
+    for interface in interfaces(guest.vmid, config):
+        lines += _network(interface)
+    if not config.numbered("net"):
+        lines.append("lxc.net.0.type = empty")
+    # Written by an administrator for liblxc itself, so they have the last word.
+    lines += [f"{key} = {value}" for key, value in config.pairs() if key.startswith("lxc.")]
+    return "\n".join(lines) + "\n"
+
+
+def container_cgroup(vmid: Vmid) -> str:
+    """Everything of the container is below this; others (the keeper of leases) find its processes by it."""
+    return f"kvorum-ct-{vmid}"
+
+
+def monitor_cgroup(vmid: Vmid) -> str:
+    """Where liblxc's own process for this container lives. No prefix of container_cgroup: it is no part of the guest."""
+    return f"kvorum-lxc-{vmid}"
+
+
+def is_unprivileged(config: GuestConfig) -> bool:
+    return _flag(config, "unprivileged")
+
+
+def hostname(vmid: Vmid, config: GuestConfig) -> str:
+    name = config.get("hostname") or f"CT{vmid}"
+    if not _HOSTNAME.fullmatch(name) or len(name) > 64:
+        raise ConfigError(f"{name!r} is no host name", field="hostname", remedy="use letters, digits, dots and hyphens")
+    return name
+
+
+def interfaces(vmid: Vmid, config: GuestConfig) -> list[Interface]:
+    """The container's network interfaces in the order of their numbers."""
+    return [_interface(vmid, index, value) for index, value in config.numbered("net").items()]
+
+
+def halt_signal(config: GuestConfig, init: str) -> str:
+    """What shuts the container's init down; empty for init systems where liblxc's own choice is right."""
+    is_busybox = init.rsplit("/", 1)[-1] == "busybox" or (not init and config.get("ostype") in _BUSYBOX_OSTYPES)
+    return "SIGUSR1" if is_busybox else ""
+
+
+def mount_target(key: str, properties: Mapping[str, str]) -> str:
+    """The path of a mount point inside of the container, without the first slash. Raises ConfigError."""
+    target = properties.get("mp", "")
+    parts = target.strip("/").split("/")
+    if not target.startswith("/") or "" in parts or "." in parts or ".." in parts:
+        raise ConfigError(
+            f"{key}: mp={target!r} is no path inside of the container", field=key, remedy="write mp=/data"
+        )
+    return "/".join(parts)
+
+
+def _privileges(config: GuestConfig, host: Host) -> list[str]:
+    lines = []
+    if is_unprivileged(config):
+        lines += [
+            f"lxc.include = {host.include_directory}/userns.conf",
+            f"lxc.idmap = u 0 {host.id_map.first} {host.id_map.count}",
+            f"lxc.idmap = g 0 {host.id_map.first} {host.id_map.count}",
+        ]
+    features = parse_properties(config.get("features", ""), field="features")
+    if parse_bool(features.get("nesting", "0"), field="features"):
+        lines.append(f"lxc.include = {host.include_directory}/nesting.conf")
+    if not host.has_apparmor:
+        lines.append("lxc.apparmor.profile = unconfined")
+    return lines
+
+
+def _architecture(config: GuestConfig) -> str:
+    name = config.get("arch") or "amd64"
+    if name not in _ARCHITECTURES:
+        raise ConfigError(
+            f"{name!r} is no architecture", field="arch", remedy=f"use one of {', '.join(_ARCHITECTURES)}"
+        )
+    return _ARCHITECTURES[name]
+
+
+def _root(guest: Guest) -> list[str]:
+    root = next((volume for volume in guest.volumes if volume.key == "rootfs"), None)
+    if root is None:
+        raise ConfigError(
+            f"container {guest.vmid} has no root file system", field="rootfs", remedy="add a rootfs volume"
+        )
+    match root.format:
+        case "subvol":
+            path = f"dir:{_plain_path(root)}"
+        case "raw":
+            if is_unprivileged(guest.config):
+                raise Unsupported(
+                    "a raw root file system of an unprivileged container is not supported yet",
+                    remedy="use a directory volume, or 'unprivileged: 0'",
+                )
+            path = f"loop:{_plain_path(root)}"
+        case _:
+            raise Unsupported(f"a container cannot have a {root.format} volume as rootfs", remedy="use subvol or raw")
+    lines = [f"lxc.rootfs.path = {path}"]
+    if root.read_only:
+        lines.append("lxc.rootfs.options = ro")
+    return lines
+
+
+def _mount_points(guest: Guest) -> list[str]:
+    volumes = {volume.key: volume for volume in guest.volumes}
+    lines = []
+    for index, value in guest.config.numbered("mp").items():
+        key = f"mp{index}"
+        properties = parse_properties(value, default_key="volume", field=key)
+        if key not in volumes:
+            raise ConfigError(f"{key} has no volume", field=key)
+        volume = volumes[key]
+        if volume.format != "subvol":
+            raise Unsupported(f"{key}: only directory volumes can be mount points yet, this is {volume.format}")
+        is_read_only = volume.read_only or parse_bool(properties.get("ro", "0"), field=key)
+        options = "bind,create=dir" + (",ro" if is_read_only else "")
+        source, target = _escaped(str(volume.path)), _escaped(mount_target(key, properties))
+        lines.append(f"lxc.mount.entry = {source} {target} none {options} 0 0")
+    return lines
+
+
+def _terminals(guest: Guest, host: Host) -> list[str]:
+    count = parse_int(guest.config.get("tty", "2"), field="tty", minimum=0, maximum=6)
+    return [
+        f"lxc.tty.max = {count}",
+        f"lxc.console.logfile = {host.console_directory}/{guest.vmid}.log",
+        f"lxc.console.size = {CONSOLE_LOG_BYTES}",
+        "lxc.console.rotate = 1",
+        "lxc.environment = TERM=linux",
+    ]
+
+
+def _halt(config: GuestConfig, init: str) -> list[str]:
+    signal = halt_signal(config, init)
+    return [f"lxc.signal.halt = {signal}"] if signal else []
+
+
+def _cgroup_directories(vmid: Vmid) -> list[str]:
+    # `inner` keeps the limits out of the container's reach: its root sees only what is below them.
+    return [
+        "lxc.cgroup.relative = 0",
+        f"lxc.cgroup.dir.monitor = {monitor_cgroup(vmid)}",
+        f"lxc.cgroup.dir.monitor.pivot = {monitor_cgroup(vmid)}-end",
+        f"lxc.cgroup.dir.container = {container_cgroup(vmid)}",
+        "lxc.cgroup.dir.container.inner = ns",
+    ]
+
+
+def _memory(config: GuestConfig, host: Host) -> list[str]:
+    memory = parse_int(config.get("memory", str(DEFAULT_MEMORY_MIB)), field="memory", minimum=16) * _MIB
+    swap = parse_int(config.get("swap", str(DEFAULT_SWAP_MIB)), field="swap", minimum=0) * _MIB
+    if "memory" in host.v1_controllers:
+        lines = [f"lxc.cgroup.memory.limit_in_bytes = {memory}"]
+        # v1 limits the sum, and refuses a sum below the memory limit: hence this order.
+        return [*lines, f"lxc.cgroup.memory.memsw.limit_in_bytes = {memory + swap}"] if host.counts_swap else lines
+    if "memory" in host.v2_controllers:
+        return [f"lxc.cgroup2.memory.max = {memory}", f"lxc.cgroup2.memory.swap.max = {swap}"]
+    return []
+
+
+def _cpu(guest: Guest, host: Host) -> list[str]:
+    config = guest.config
+    lines = []
+    cores = parse_int(config.get("cores", "0"), field="cores", minimum=0, maximum=8192)
+    if chosen := _cpus(cores, guest.vmid, host.cpus):
+        if "cpuset" in host.v1_controllers:
+            lines.append(f"lxc.cgroup.cpuset.cpus = {chosen}")
+        elif "cpuset" in host.v2_controllers:
+            lines.append(f"lxc.cgroup2.cpuset.cpus = {chosen}")
+    quota = _quota_us(config.get("cpulimit", "0"))
+    units = config.get("cpuunits")
+    if "cpu" in host.v1_controllers:
+        if units is not None:
+            shares = min(max(parse_int(units, field="cpuunits", minimum=0), 2), 262_144)
+            lines.append(f"lxc.cgroup.cpu.shares = {shares}")
+        if quota:
+            lines += [f"lxc.cgroup.cpu.cfs_period_us = {CPU_PERIOD_US}", f"lxc.cgroup.cpu.cfs_quota_us = {quota}"]
+    elif "cpu" in host.v2_controllers:
+        if units is not None:
+            weight = min(max(parse_int(units, field="cpuunits", minimum=0), 1), 10_000)
+            lines.append(f"lxc.cgroup2.cpu.weight = {weight}")
+        if quota:
+            lines.append(f"lxc.cgroup2.cpu.max = {quota} {CPU_PERIOD_US}")
+    return lines
+
+
+def _cpus(cores: int, vmid: Vmid, cpus: Sequence[int]) -> str:
+    """So many of the host's CPUs, a different choice for neighbouring vmids; empty when all may be used."""
+    if not cores or cores >= len(cpus):
+        return ""
+    return ",".join(str(cpu) for cpu in sorted(cpus[(vmid + offset) % len(cpus)] for offset in range(cores)))
+
+
+def _quota_us(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,4})?", text):
+        raise ConfigError(f"{text!r} is no number of CPUs", field="cpulimit", remedy="write a number as in 0.5 or 2")
+    quota = round(float(text) * CPU_PERIOD_US)
+    return max(quota, 1000) if quota else 0
+
+
+def _interface(vmid: Vmid, index: int, value: str) -> Interface:
+    key = f"net{index}"
+    properties = parse_properties(value, field=key)
+    if properties.get("type", "veth") != "veth":
+        raise Unsupported(f"{key}: type {properties['type']} is not supported", remedy="use type=veth")
+    bridge = properties.get("bridge", "")
+    host_name = f"veth{vmid}i{index}"
+    if len(host_name) > _INTERFACE_NAME_MAX:
+        raise ConfigError(
+            f"{key}: {host_name} is too long for an interface name", field=key, remedy="use a lower number"
+        )
+    _check(_INTERFACE, bridge, key, "bridge", "write bridge=vmbr0")
+    ip, ip6 = properties.get("ip", "manual"), properties.get("ip6", "manual")
+    interface = Interface(
+        index=index,
+        name=_check(_INTERFACE, properties.get("name", f"eth{index}"), key, "name", "write name=eth0"),
+        bridge=bridge,
+        hwaddr=_check(_MAC, properties.get("hwaddr") or _mac(vmid, index), key, "hwaddr", "write BC:24:11:00:00:01"),
+        host_name=host_name,
+        ipv4=""
+        if ip in {"manual", "dhcp"}
+        else _check(_ADDRESS, ip, key, "ip", "write ip=10.0.0.5/24, dhcp or manual"),
+        ipv6="" if ip6 in {"manual", "dhcp", "auto"} else _check(_ADDRESS, ip6, key, "ip6", "write ip6=fd00::5/64"),
+        gateway4=properties.get("gw", ""),
+        gateway6=properties.get("gw6", ""),
+        mtu=parse_int(properties.get("mtu", "0"), field=key, minimum=0, maximum=65_535),
+        is_down=parse_bool(properties.get("link_down", "0"), field=key),
+        uses_dhcp=ip == "dhcp",
+    )
+    for gateway in filter(None, (interface.gateway4, interface.gateway6)):
+        _check(_ADDRESS, gateway, key, "gw", "write an address as in 10.0.0.1")
+    return interface
+
+
+def _network(interface: Interface) -> list[str]:
+    prefix = f"lxc.net.{interface.index}"
+    lines = [
+        f"{prefix}.type = veth",
+        f"{prefix}.link = {interface.bridge}",
+        f"{prefix}.veth.pair = {interface.host_name}",
+        f"{prefix}.name = {interface.name}",
+        f"{prefix}.hwaddr = {interface.hwaddr.lower()}",
+    ]
+    if interface.mtu:
+        lines.append(f"{prefix}.mtu = {interface.mtu}")
+    if interface.ipv4:
+        lines.append(f"{prefix}.ipv4.address = {interface.ipv4}")
+    if interface.ipv6:
+        lines.append(f"{prefix}.ipv6.address = {interface.ipv6}")
+    if not interface.is_down:
+        # liblxc sets a gateway only on an interface that is up.
+        if interface.ipv4 and interface.gateway4:
+            lines.append(f"{prefix}.ipv4.gateway = {interface.gateway4}")
+        if interface.ipv6 and interface.gateway6:
+            lines.append(f"{prefix}.ipv6.gateway = {interface.gateway6}")
+        lines.append(f"{prefix}.flags = up")
+    return lines
+
+
+def _mac(vmid: Vmid, index: int) -> str:
+    """The same address at every start for a config that names none, in the prefix that Proxmox VE uses."""
+    digest = hashlib.sha256(f"kvorum {vmid} net{index}".encode()).digest()
+    return "BC:24:11:" + ":".join(f"{byte:02X}" for byte in digest[:3])
+
+
+def _check(pattern: re.Pattern[str], value: str, key: str, name: str, remedy: str) -> str:
+    if not pattern.fullmatch(value):
+        raise ConfigError(f"{key}: {name}={value!r} cannot be right", field=key, remedy=remedy)
+    return value
+
+
+def _plain_path(volume: Volume) -> str:
+    path = str(volume.path)
+    if not volume.path.is_absolute() or any(character in path for character in "\n:"):
+        raise ConfigError(f"{volume.key}: liblxc cannot use the path {path!r}", field=volume.key)
+    return path
+
+
+def _escaped(path: str) -> str:
+    """As in fstab(5)."""
+    if "\n" in path:
+        raise ConfigError(f"{path!r} cannot be mounted", field="mp")
+    return path.replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011")
+
+
+def _flag(config: GuestConfig, key: str) -> bool:
+    return parse_bool(config.get(key, "0"), field=key)
+
+
+def nameservers(config: GuestConfig) -> list[str]:
+    return split_list(config.get("nameserver", ""))
