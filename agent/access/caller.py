@@ -71,12 +71,17 @@ def current_caller() -> Caller:
 
 @contextmanager
 def calling_as(caller: Caller) -> Iterator[None]:
-    """Serve a call, or run an agent's own work, as this caller."""
+    """Do the agent's own work, or a test's, as this caller."""
     token = _current.set(caller)
     try:
         yield
     finally:
         _current.reset(token)
+
+
+def serve_as(caller: Caller) -> None:
+    """For the interceptor: each call is served in a context of its own, which ends with it."""
+    _current.set(caller)
 
 
 def forwarded(caller: Caller | None = None) -> tuple[tuple[str, str], ...]:

@@ -1,0 +1,102 @@
+"""The agent's line to the clusterfs of its own node: generated stubs over the local socket, with deadlines and our errors.
+
+For the services that speak the generated messages anyway (the cluster's and the store's). Rooms that only want files use
+`AgentContext.store`. The socket may come and go: nothing here connects before the first call.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import grpc
+
+from kvorum.errors import NotFound, Unreachable
+from kvorum.rpc import from_rpc_error
+from kvorum.v1 import store_pb2
+from kvorum.v1.replica_pb2_grpc import ReplicaServiceStub
+from kvorum.v1.store_pb2_grpc import StoreServiceStub
+
+AUTHOR_KEY = "kvorum-author"
+SOURCE_KEY = "kvorum-source"
+
+READ_TIMEOUT_S = 5.0
+WRITE_TIMEOUT_S = 15.0
+
+CHANNEL_OPTIONS = [
+    # The other process may start later than this one: do not wait long before trying again.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.enable_http_proxy", 0),
+]
+
+Request_contra = TypeVar("Request_contra", contravariant=True)
+Response_co = TypeVar("Response_co", covariant=True)
+Response = TypeVar("Response")
+
+
+class Method(Protocol[Request_contra, Response_co]):
+    """A unary call of a stub."""
+
+    def __call__(
+        self, request: Request_contra, /, *, timeout: float, metadata: tuple[tuple[str, str], ...]
+    ) -> Awaitable[Response_co]: ...
+
+
+class LocalClusterfs:
+    def __init__(self, socket: Path) -> None:
+        self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=CHANNEL_OPTIONS)
+        self.store = StoreServiceStub(self._channel)
+        self.replica = ReplicaServiceStub(self._channel)
+
+    async def ask(
+        self, method: Callable[..., Any], request: object, *, timeout_s: float = WRITE_TIMEOUT_S, author: str = ""
+    ) -> Any:
+        """One call, answered or failed within `timeout_s`. Raises what clusterfs answers, Unreachable when it does not run."""
+        metadata = ((AUTHOR_KEY, author or "agent"), (SOURCE_KEY, "agent"))
+        try:
+            return await method(request, timeout=timeout_s, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise explain(error) from error
+
+    async def read(self, path: str, *, linearizable: bool = False) -> store_pb2.Entry | None:
+        """A file or directory; None when there is none."""
+        request = store_pb2.GetEntryRequest(path=path, linearizable=linearizable)
+        try:
+            response: store_pb2.GetEntryResponse = await self.ask(
+                self.store.GetEntry, request, timeout_s=READ_TIMEOUT_S
+            )
+        except NotFound:
+            return None
+        return response.entry
+
+    async def names(self, directory: str) -> list[str]:
+        """Names in a directory, sorted; none when it is not there."""
+        request = store_pb2.ListEntriesRequest(path=directory)
+        try:
+            response: store_pb2.ListEntriesResponse = await self.ask(
+                self.store.ListEntries, request, timeout_s=READ_TIMEOUT_S
+            )
+        except NotFound:
+            return []
+        return sorted(entry.path.rpartition("/")[2] for entry in response.entries)
+
+    async def watch(self, request: store_pb2.WatchEntriesRequest) -> AsyncIterator[store_pb2.WatchEntriesResponse]:
+        """Until the caller stops or clusterfs does (then raises). The first answer is a bookmark."""
+        try:
+            async for response in self.store.WatchEntries(request):
+                yield response
+        except grpc.aio.AioRpcError as error:
+            raise explain(error) from error
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+def explain(error: grpc.aio.AioRpcError) -> Exception:
+    """An answer of clusterfs as one of our errors; silence as Unreachable with a remedy."""
+    mapped = from_rpc_error(error)
+    if type(mapped) is Unreachable and not mapped.remedy:
+        return Unreachable(
+            "the config store of this node does not answer", remedy="see 'journalctl -u kvorum-clusterfs' on that node"
+        )
+    return mapped
