@@ -10,7 +10,7 @@ LAB = "bench"
 
 def main() -> int:
     def lab(*arguments: str) -> None:
-        subprocess.run([KVORUM, "lab", arguments[0], "--name", LAB, *arguments[1:]], check=True)
+        subprocess.run([KVORUM, "lab", "--name", LAB, *arguments], check=True)
 
     lab("up", "--nodes", "3")
     try:
