@@ -1,0 +1,155 @@
+"""What the log carries: one command in a versioned envelope, encoded strictly and decoded strictly.
+
+An entry is one byte of format version and a msgpack body. A version that this program does not know stops the node (an
+older program must not guess what a newer one wrote: `UnknownVersion`); a body that does not decode under a known version is
+refused alike everywhere (`Malformed`). Nothing here looks at the tree.
+"""
+
+from typing import Literal
+
+import msgspec
+
+VERSION = 1
+
+
+class UnknownVersion(AssertionError):
+    """The log was written by a newer program. A broken invariant: the node must stop, not skip."""
+
+
+class Malformed(Exception):
+    """The entry is no command of its version."""
+
+
+class _Op(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    pass
+
+
+class Write(_Op, frozen=True, tag="write"):
+    """Create or replace a file."""
+
+    path: str
+    content: bytes
+    expected_version: int | None = None
+    absent: bool = False
+    parents: bool = False
+
+
+class Mkdir(_Op, frozen=True, tag="mkdir"):
+    """Make a directory; one that is there already is an error unless `exist_ok`."""
+
+    path: str
+    parents: bool = False
+    exist_ok: bool = False
+
+
+class Delete(_Op, frozen=True, tag="delete"):
+    """Remove an entry; `expected_version` 0 is any, `only` demands a kind (unlink and rmdir)."""
+
+    path: str
+    expected_version: int = 0
+    recursive: bool = False
+    only: Literal["", "file", "directory"] = ""
+
+
+class Move(_Op, frozen=True, tag="move"):
+    """Rename; a directory takes everything below it along."""
+
+    path: str
+    new_path: str
+    expected_version: int = 0
+    replace: bool = False
+
+
+class Touch(_Op, frozen=True, tag="touch"):
+    """Set the modification time, in seconds since the epoch; None: the time of the command. Renews a lock directory."""
+
+    path: str
+    mtime: int | None = None
+
+
+class Unlock(_Op, frozen=True, tag="unlock"):
+    """Remove a lock directory that the proposer has seen unchanged for its whole life."""
+
+    path: str
+    expected_version: int
+
+
+class MemberPut(_Op, frozen=True, tag="member_put"):
+    """Add a node, or change its address; `number` 0 takes the next free one."""
+
+    uid: str
+    name: str
+    address: str
+    number: int = 0
+
+
+class MemberRemove(_Op, frozen=True, tag="member_remove"):
+    uid: str
+
+
+class LeaseAcquire(_Op, frozen=True, tag="lease_acquire"):
+    uid: str
+
+
+class LeaseRenew(_Op, frozen=True, tag="lease_renew"):
+    uid: str
+    incarnation: int
+
+
+class LeaseFence(_Op, frozen=True, tag="lease_fence"):
+    """Declare a lease dead, provided that it was not renewed beyond `renewal`."""
+
+    uid: str
+    incarnation: int
+    renewal: int
+
+
+Op = Write | Mkdir | Delete | Move | Touch | Unlock | MemberPut | MemberRemove | LeaseAcquire | LeaseRenew | LeaseFence
+
+
+class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A command with who, why and when.
+
+    `client` and `seq` name the command for ever: a second copy is recognised and answered, not applied. An empty client asks
+    for no such memory (lease renewals). `node` is the UUID of the node that proposed it, `source` where the author sits (an
+    address), `time_ms` the leader's clock (Unix, ms).
+    """
+
+    op: Op
+    client: str = ""
+    seq: int = 0
+    author: str = ""
+    node: str = ""
+    source: str = ""
+    reason: str = ""
+    time_ms: int = 0
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Envelope)
+_PREFIX = bytes([VERSION])
+
+
+def encode(envelope: Envelope) -> bytes:
+    return _PREFIX + _encoder.encode(envelope)
+
+
+def decode(entry: bytes) -> Envelope:
+    """Raises UnknownVersion or Malformed."""
+    if not entry:
+        raise Malformed("empty entry")
+    if entry[0] != VERSION:
+        raise UnknownVersion(f"entry of format {entry[0]}, this program knows {VERSION}: upgrade this node")
+    try:
+        return _decoder.decode(memoryview(entry)[1:])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Malformed(str(error)) from error
+
+
+def stamped(entry: bytes, *, time_ms: int) -> bytes:
+    """The entry with the leader's time in it; one that does not decode is left for `apply` to refuse."""
+    try:
+        envelope = decode(entry)
+    except (Malformed, UnknownVersion):
+        return entry
+    return encode(msgspec.structs.replace(envelope, time_ms=time_ms))

@@ -1,0 +1,204 @@
+"""The state machine that a replica applies into: the current state, the recent events, and the ages of leases and locks.
+
+Readers take `view` and need no lock: state and index are replaced together, as one value. Watchers read the ring of recent
+events; whoever asks for older ones is told so (`Compacted`) and lists anew. Ages are measured here because they are this
+replica's own knowledge: since it applied the last renewal, on the boot-time clock, which neither stops in suspend nor
+jumps. The rules are in `clusterfs.state`.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from clusterfs import rules, snapshot
+from clusterfs.commands import LeaseAcquire, LeaseRenew, Malformed, decode, stamped
+from clusterfs.membership import Lease
+from clusterfs.outcomes import Code, Deleted, Done, Event, MembersChanged, Moved, Refusal, Result, Written
+from clusterfs.state import State, apply
+from clusterfs.tree import Directory, lookup
+
+log = logging.getLogger(__name__)
+
+EVENT_RING = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One moment of this replica. `guests_version` and `members_version` count changes seen by this process."""
+
+    state: State
+    index: int
+    guests_version: int = 0
+    members_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The events of one command."""
+
+    index: int
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseView:
+    uid: str
+    lease: Lease
+    # Seconds since this replica applied the last renewal.
+    age_s: float
+
+
+class Compacted(Exception):
+    """Events up to the wanted index are no longer kept."""
+
+
+def boottime_s() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class StoreMachine:
+    """Implements `clusterfs.raft.StateMachine`. `apply` and `restore` are called by one thread, in log order."""
+
+    def __init__(self, *, clock: Callable[[], float] = boottime_s, ring: int = EVENT_RING) -> None:
+        self._clock = clock
+        self._view = View(State(), 0)
+        self._changed = threading.Condition()
+        self._batches: deque[Batch] = deque()
+        self._ring = ring
+        self._compacted_index = 0
+        self._renewed_at: dict[str, float] = {}
+        # Path of a lock: the version that was seen, and since when.
+        self._locks_seen: dict[str, tuple[int, float]] = {}
+        self._is_closed = False
+
+    @property
+    def view(self) -> View:
+        return self._view
+
+    @property
+    def state(self) -> State:
+        return self._view.state
+
+    @staticmethod
+    def stamp(entry: bytes) -> bytes:
+        """Puts the leader's clock into an entry that is about to be appended."""
+        return stamped(entry, time_ms=time.time_ns() // 1_000_000)
+
+    def apply(self, index: int, entry: bytes) -> Result:
+        """Raises only UnknownVersion, an assertion: a node that cannot read its log must stop."""
+        before = self._view
+        assert index > before.index, f"entry {index} after {before.index}"
+        try:
+            envelope = decode(entry)
+        except Malformed as error:
+            self._publish(View(before.state, index, before.guests_version, before.members_version), ())
+            return Refusal(Code.invalid, f"no command: {error}")
+        state, result, events = apply(before.state, envelope, index)
+        if isinstance(envelope.op, LeaseAcquire | LeaseRenew) and isinstance(result, Done):
+            self._renewed_at[envelope.op.uid] = self._clock()
+        guests = before.guests_version + any(_touches_guests(event) for event in events)
+        members = before.members_version + any(isinstance(event, MembersChanged) for event in events)
+        self._publish(View(state, index, guests, members), events)
+        return result
+
+    def snapshot(self) -> Callable[[], Iterable[bytes]]:
+        state = self._view.state
+        return lambda: snapshot.encode(state)
+
+    def restore(self, index: int, chunks: Iterable[bytes]) -> None:
+        """Everything is as at log index `index`; ages begin anew, which can only delay a fence or the breaking of a lock."""
+        state = snapshot.decode(chunks)
+        before = self._view
+        now = self._clock()
+        self._renewed_at = dict.fromkeys(state.leases, now)
+        with self._changed:
+            self._batches.clear()
+            self._compacted_index = index
+            self._view = View(state, index, before.guests_version + 1, before.members_version + 1)
+            self._note_locks()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Wakes every watcher for good."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._is_closed
+
+    def events_after(self, index: int, *, timeout_s: float) -> tuple[list[Batch], int]:
+        """The batches beyond `index` and the index up to which they are complete; waits when there are none yet.
+
+        Raises Compacted when some of them are gone.
+        """
+        with self._changed:
+            if self._view.index <= index and not self._is_closed:
+                self._changed.wait(timeout_s)
+            if index < self._compacted_index:
+                raise Compacted(f"events up to {self._compacted_index} are gone")
+            found: list[Batch] = []
+            for batch in reversed(self._batches):
+                if batch.index <= index:
+                    break
+                found.append(batch)
+            found.reverse()
+            return found, max(index, self._view.index)
+
+    def leases(self) -> list[LeaseView]:
+        now = self._clock()
+        held = self._view.state.leases
+        return [LeaseView(uid, held[uid], max(0.0, now - self._renewed_at.get(uid, now))) for uid in sorted(held)]
+
+    def lock_age_s(self, path: str, version: int) -> float:
+        """How long this replica has seen the lock at `path` with this version; 0 for one that it does not know."""
+        seen = self._locks_seen.get(path)
+        return self._clock() - seen[1] if seen is not None and seen[0] == version else 0.0
+
+    def _publish(self, view: View, events: tuple[Event, ...]) -> None:
+        with self._changed:
+            self._view = view
+            if events:
+                self._batches.append(Batch(view.index, events))
+                while len(self._batches) > self._ring:
+                    self._compacted_index = self._batches.popleft().index
+                if any(_touches_locks(event) for event in events):
+                    self._note_locks()
+            self._changed.notify_all()
+
+    def _note_locks(self) -> None:
+        directory = lookup(self._view.state.root, rules.LOCKS)
+        now = self._clock()
+        seen: dict[str, tuple[int, float]] = {}
+        for name, node in directory.entries.items() if isinstance(directory, Directory) else ():
+            path = "/".join((*rules.LOCKS, name))
+            known = self._locks_seen.get(path)
+            seen[path] = known if known is not None and known[0] == node.version else (node.version, now)
+        self._locks_seen = seen
+
+
+def _paths(event: Event) -> Iterator[str]:
+    match event:
+        case Written(path=path) | Deleted(path=path):
+            yield path
+        case Moved(path=path, new_path=new_path):
+            yield path
+            yield new_path
+        case MembersChanged():
+            return
+
+
+def _touches_guests(event: Event) -> bool:
+    """Guests came, went or moved. A change within a guest's file does not count: it is in the same place."""
+    if isinstance(event, Written):
+        place = rules.guest_at(tuple(event.path.split("/")))
+        return place is not None and event.node.placement == event.node.version
+    return any(path.partition("/")[0] == "nodes" for path in _paths(event))
+
+
+def _touches_locks(event: Event) -> bool:
+    return any(path.startswith("priv/lock") or path == "priv" for path in _paths(event))

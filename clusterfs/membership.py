@@ -1,0 +1,88 @@
+"""Members and leases of the replicated state: pure rules, one function a kind.
+
+A member is a UUID; name, address and number are its attributes, and a number is never used twice. A lease says that a node may
+run guests under HA: it is acquired under a new incarnation, renewed, and fenced for ever by whoever saw it grow too old. The
+fence is guarded by what the fencer saw, so that a leader which slept cannot fence a node that has renewed meanwhile.
+How old a lease is, is not in here: each replica measures that on its own boot-time clock (`clusterfs.machine`).
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from clusterfs.commands import LeaseAcquire, LeaseFence, LeaseRenew, MemberPut
+from clusterfs.outcomes import Code, Done, Refusal, Result
+from kvorum.errors import InvalidInput
+from kvorum.ids import parse_node_name, parse_node_uid
+
+MAX_NUMBER = 65_535
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A node of the cluster; `address` is an IP address, `number` is the id in `.members`."""
+
+    uid: str
+    name: str
+    address: str
+    number: int
+
+
+class Lease(msgspec.Struct, frozen=True):
+    incarnation: int
+    renewal: int = 0
+    fenced: bool = False
+
+
+Leases = Mapping[str, Lease]
+Members = Mapping[str, Member]
+
+
+def put(members: Members, op: MemberPut, next_number: int) -> Member | Refusal:
+    """The member as it will be: new under the next free number, or known with another address."""
+    try:
+        parse_node_uid(op.uid)
+        parse_node_name(op.name)
+    except InvalidInput as error:
+        return Refusal(Code.invalid, error.message)
+    if not op.address:
+        return Refusal(Code.invalid, "a member has an address")
+    known = members.get(op.uid)
+    if known is not None:
+        if known.name != op.name or op.number not in (0, known.number):
+            return Refusal(Code.exists, f"{op.uid} is a member already, as {known.name} with number {known.number}")
+        return msgspec.structs.replace(known, address=op.address)
+    for other in members.values():
+        if other.name.lower() == op.name.lower():
+            return Refusal(Code.exists, f"a node named {other.name} is in the cluster already")
+    number = op.number or next_number
+    if number < next_number:
+        return Refusal(Code.exists, f"the node number {number} has been used")
+    if number > MAX_NUMBER:
+        return Refusal(Code.invalid, f"a node number is at most {MAX_NUMBER}")
+    return Member(op.uid, op.name, op.address, number)
+
+
+def lease(
+    leases: Leases, members: Members, op: LeaseAcquire | LeaseRenew | LeaseFence, index: int
+) -> tuple[Leases, Result]:
+    """The leases after the command and its result, which counts incarnations (acquire) or renewals (the others)."""
+    held = leases.get(op.uid)
+    match op:
+        case LeaseAcquire():
+            if op.uid not in members:
+                return leases, Refusal(Code.not_found, f"no member has the uid {op.uid}")
+            after = Lease(incarnation=(held.incarnation if held else 0) + 1)
+            number = after.incarnation
+        case LeaseRenew():
+            if held is None or held.fenced or held.incarnation != op.incarnation:
+                return leases, Refusal(Code.fenced, f"incarnation {op.incarnation} of this lease is over")
+            after = msgspec.structs.replace(held, renewal=held.renewal + 1)
+            number = after.renewal
+        case LeaseFence():
+            if held is None:
+                return leases, Refusal(Code.not_found, f"{op.uid} holds no lease")
+            if held.incarnation != op.incarnation or (held.renewal != op.renewal and not held.fenced):
+                return leases, Refusal(Code.stale, f"the lease went on: {held.incarnation}/{held.renewal}")
+            after = msgspec.structs.replace(held, fenced=True)
+            number = after.renewal
+    return {**leases, op.uid: after}, Done(index=index, number=number)

@@ -1,0 +1,147 @@
+"""A command's way into the log: names it, sends it, and sends the same one again while nobody knows what became of it.
+
+The retry is exactly-once because the state remembers a command's (client, seq) and answers a copy from memory. A caller
+never waits beyond its deadline, and hears at once when there is no quorum, by the names of the nodes that are missing.
+"""
+
+import itertools
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from clusterfs.commands import Envelope, LeaseRenew, Op, encode
+from clusterfs.consensus import Consensus, ReplicaStatus
+from clusterfs.machine import StoreMachine
+from clusterfs.outcomes import Done, Refusal, Result
+from clusterfs.refusals import to_error
+from kvorum.errors import NoQuorum, OutcomeUnknown
+
+DEADLINE_S = 10.0
+# One try; several fit into a deadline, so that a command survives the loss of the leader that had it.
+ATTEMPT_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who wants a change, from where, and why; kept with it."""
+
+    name: str = ""
+    source: str = ""
+    reason: str = ""
+
+
+ROOT = Author("root@pam")
+
+
+class Proposer:
+    def __init__(
+        self,
+        *,
+        replica: Consensus,
+        machine: StoreMachine,
+        node_uid: str,
+        names: Mapping[str, str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`names`: of nodes by uid, for as long as the state does not know them."""
+        self._replica = replica
+        self._machine = machine
+        self._node_uid = node_uid
+        self._names = dict(names)
+        self._clock = clock
+        self._client = uuid.uuid4().hex
+        self._sequence = itertools.count(1)
+        self._mutex = threading.Lock()
+
+    def envelope(self, op: Op, author: Author = ROOT) -> Envelope:
+        """A new command of this process."""
+        with self._mutex:
+            seq = next(self._sequence)
+        # A renewal may be applied twice without harm, and there are many: no memory is spent on it.
+        client = "" if isinstance(op, LeaseRenew) else self._client
+        return Envelope(
+            op=op,
+            client=client,
+            seq=seq,
+            author=author.name,
+            source=author.source,
+            reason=author.reason,
+            node=self._node_uid,
+        )
+
+    def execute(self, op: Op, author: Author = ROOT, *, deadline_s: float = DEADLINE_S) -> Done:
+        """Raises what a refusal means, NoQuorum at once, OutcomeUnknown at the deadline."""
+        result = self.propose(op, author, deadline_s=deadline_s)
+        if isinstance(result, Refusal):
+            raise to_error(result)
+        return result
+
+    def propose(self, op: Op, author: Author = ROOT, *, deadline_s: float = DEADLINE_S) -> Result:
+        """As `execute`, with a refusal as a value."""
+        entry = encode(self.envelope(op, author))
+        end = self._clock() + deadline_s
+        is_sent = False
+        while True:
+            left = end - self._clock()
+            if left <= 0:
+                raise OutcomeUnknown(
+                    f"no answer within {deadline_s:g} s: the change may or may not be made",
+                    remedy="read it before trying again",
+                )
+            try:
+                answer = self._replica.propose(entry, deadline_s=min(left, ATTEMPT_S))
+            except NoQuorum as error:
+                if is_sent:
+                    raise OutcomeUnknown(
+                        "quorum was lost while the change was under way: it may or may not be made",
+                        remedy="read it when the cluster has quorum again",
+                    ) from error
+                raise self.no_quorum() from error
+            except OutcomeUnknown:
+                is_sent = True
+                continue
+            assert isinstance(answer, Done | Refusal), answer
+            return answer
+
+    def no_quorum(self) -> NoQuorum:
+        """The error that names who is missing and what to do about it."""
+        status = self._replica.status()
+        missing = sorted(self.name_of(uid) for uid in status.missing)
+        total = len(status.members)
+        who = f": missing {', '.join(missing)}" if missing else ""
+        return NoQuorum(
+            f"no quorum{who}",
+            missing=missing,
+            remedy=f"start the missing nodes or restore their network; {total // 2 + 1} of {total} are needed",
+        )
+
+    def name_of(self, uid: str) -> str:
+        member = self._machine.state.members.get(uid)
+        return member.name if member is not None else self._names.get(uid, uid)
+
+
+class Quorum:
+    """Whether there is quorum, asked often: by each look at a file's mode."""
+
+    def __init__(
+        self, replica: Consensus, *, max_age_s: float = 0.1, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._replica = replica
+        self._max_age_s = max_age_s
+        self._clock = clock
+        self._seen: tuple[float, ReplicaStatus] | None = None
+
+    def status(self) -> ReplicaStatus:
+        """At most `max_age_s` old."""
+        now = self._clock()
+        seen = self._seen
+        if seen is None or now - seen[0] > self._max_age_s:
+            seen = (now, self._replica.status())
+            self._seen = seen
+        return seen[1]
+
+    @property
+    def is_quorate(self) -> bool:
+        return self.status().is_quorate

@@ -1,0 +1,157 @@
+"""The whole replicated state and the one function that changes it: `apply(state, envelope, index)`.
+
+Every replica computes the same state, result and events from the same log. So nothing here reads a clock, draws a random
+number, logs or raises for what a caller did wrong: time comes with the envelope (stamped by the leader, and never allowed to
+run backwards), and a refusal is a result. Duplicates of a command are answered from memory, not applied twice.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from clusterfs import changes, membership
+from clusterfs.commands import (
+    Delete,
+    Envelope,
+    LeaseAcquire,
+    LeaseFence,
+    LeaseRenew,
+    MemberPut,
+    MemberRemove,
+    Mkdir,
+    Move,
+    Touch,
+    Unlock,
+    Write,
+)
+from clusterfs.membership import Lease, Member
+from clusterfs.outcomes import Code, Event, Refusal, Result
+from clusterfs.tree import EMPTY, Directory
+
+# How many answers are remembered for each client, and for how many clients. A client is one run of a daemon and has at
+# most as many commands under way as it has threads, so this is generous.
+REMEMBERED_RESULTS = 512
+REMEMBERED_CLIENTS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class ClientMemory:
+    """The latest answers to one client by sequence number; everything up to `floor` has been forgotten."""
+
+    results: Mapping[int, Result]
+    floor: int = 0
+    last_index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    root: Directory = EMPTY
+    members: Mapping[str, Member] = field(default_factory=dict)
+    leases: Mapping[str, Lease] = field(default_factory=dict)
+    clients: Mapping[str, ClientMemory] = field(default_factory=dict)
+    # Unix time of the latest command, ms.
+    clock_ms: int = 0
+    next_number: int = 1
+    # Log index at which the list of members last changed.
+    members_version: int = 0
+
+
+Step = tuple[State, Result, tuple[Event, ...]]
+
+
+def apply(state: State, envelope: Envelope, index: int) -> Step:
+    """The state after the command at log index `index`, its result, and what watchers are told."""
+    state = replace(state, clock_ms=max(state.clock_ms, envelope.time_ms))
+    remembered = recall(state, envelope)
+    if remembered is not None:
+        return state, remembered, ()
+    state, result, events = _perform(state, envelope, index)
+    return _remember(state, envelope, index, result), result, events
+
+
+def check(state: State, envelope: Envelope) -> Refusal | None:
+    """The refusal that the command would meet now. Another command may still come first: `apply` decides."""
+    _state, result, _events = _perform(state, envelope, state.members_version)
+    return result if isinstance(result, Refusal) else None
+
+
+def recall(state: State, envelope: Envelope) -> Result | None:
+    """The answer that a command with this name has had already."""
+    memory = state.clients.get(envelope.client) if envelope.client else None
+    if memory is None:
+        return None
+    if envelope.seq <= memory.floor:
+        return Refusal(Code.forgotten, "this command is too old to tell whether it has been applied")
+    return memory.results.get(envelope.seq)
+
+
+def _perform(state: State, envelope: Envelope, index: int) -> Step:
+    op = envelope.op
+    match op:
+        case Write() | Mkdir() | Delete() | Move() | Touch() | Unlock():
+            context = changes.Context(
+                index=index,
+                now_s=state.clock_ms // 1000,
+                node=envelope.node,
+                members=frozenset(member.name for member in state.members.values()),
+            )
+            change = changes.perform(state.root, op, context)
+            return replace(state, root=change.root), change.result, change.events
+        case MemberPut():
+            return _put_member(state, op, index)
+        case MemberRemove():
+            return _remove_member(state, op, index)
+        case LeaseAcquire() | LeaseRenew() | LeaseFence():
+            leases, result = membership.lease(state.leases, state.members, op, index)
+            return replace(state, leases=leases), result, ()
+
+
+def _put_member(state: State, op: MemberPut, index: int) -> Step:
+    outcome = membership.put(state.members, op, state.next_number)
+    if isinstance(outcome, Refusal):
+        return state, outcome, ()
+    change = changes.make_node_directories(
+        state.root, outcome.name, index=index, now_s=state.clock_ms // 1000, number=outcome.number
+    )
+    if isinstance(change.result, Refusal):
+        return state, change.result, ()
+    state = replace(
+        state,
+        root=change.root,
+        members={**state.members, outcome.uid: outcome},
+        next_number=max(state.next_number, outcome.number + 1),
+        members_version=index,
+    )
+    return state, change.result, change.events
+
+
+def _remove_member(state: State, op: MemberRemove, index: int) -> Step:
+    member = state.members.get(op.uid)
+    if member is None:
+        return state, Refusal(Code.not_found, f"no member has the uid {op.uid}"), ()
+    change = changes.retire_node_directory(
+        state.root, member.name, index=index, now_s=state.clock_ms // 1000, number=member.number
+    )
+    state = replace(
+        state,
+        root=change.root,
+        members={uid: other for uid, other in state.members.items() if uid != op.uid},
+        leases={uid: lease for uid, lease in state.leases.items() if uid != op.uid},
+        members_version=index,
+    )
+    return state, change.result, change.events
+
+
+def _remember(state: State, envelope: Envelope, index: int, result: Result) -> State:
+    """Keeps the answer. What is forgotten depends on numbers only, so that all replicas forget the same."""
+    if not envelope.client:
+        return state
+    memory = state.clients.get(envelope.client, ClientMemory({}))
+    results = {**memory.results, envelope.seq: result}
+    floor = memory.floor
+    while len(results) > REMEMBERED_RESULTS:
+        floor = min(results)
+        del results[floor]
+    clients = {**state.clients, envelope.client: ClientMemory(results, floor, index)}
+    while len(clients) > REMEMBERED_CLIENTS:
+        del clients[min(clients, key=lambda client: (clients[client].last_index, client))]
+    return replace(state, clients=clients)
