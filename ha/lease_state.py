@@ -1,8 +1,8 @@
 """What the keeper says about this node's lease, and whether an HA guest may start under it.
 
-The keeper is the only writer of the file; the agent and the local resource manager read it before each start. Reading is
-all that happens here: nothing renews, waits or kills. Times are seconds of CLOCK_BOOTTIME, which goes on while the host
-sleeps and never jumps; a file from another boot counts as none, because its times mean nothing now.
+The keeper is the only writer of the file; the agent and the local resource manager read it before each start. Reading
+is all that happens here: nothing renews, waits or kills. Times are seconds of CLOCK_BOOTTIME, which goes on while the
+host sleeps and never jumps; a file from another boot counts as none, because its times mean nothing now.
 """
 
 import time
@@ -33,6 +33,8 @@ class LeaseState(msgspec.Struct, frozen=True, kw_only=True):
     guests_revision: int = 0
     sids: tuple[str, ...] = ()
     boot_id: str = ""
+    # UUID of the node whose lease it is; a host that joined again has another.
+    uid: str = ""
     # Why it is in this phase, in a sentence; for people.
     cause: str = ""
 
@@ -56,8 +58,13 @@ def read(path: Path = STATE_FILE, *, boot: str | None = None) -> LeaseState:
     return state
 
 
-def may_start(state: LeaseState, now_boottime: float, sid: str) -> None:
-    """Pure. Raises Fenced unless the lease is live now and the keeper guards `sid`, so that it can end what is started."""
+def may_start(state: LeaseState, now_boottime: float, sid: str, *, incarnation: int | None = None) -> None:
+    """Pure. Raises Fenced unless the lease is live now and the keeper guards `sid`, so that it can end the guest.
+
+    `incarnation`, when given, must be the one held now: an order that was given under an earlier lease may have been
+    overtaken by a recovery elsewhere. Whoever starts something slowly asks again, with the incarnation that it had at
+    the beginning, once the process exists and before the guest runs.
+    """
     remedy = "check that kvorum-keeper runs and that the node sees the majority"
     if state.phase != LIVE:
         why = f": {state.cause}" if state.cause else ""
@@ -65,5 +72,7 @@ def may_start(state: LeaseState, now_boottime: float, sid: str) -> None:
     if now_boottime >= state.valid_until_boottime:
         late = now_boottime - state.valid_until_boottime
         raise Fenced(f"this node's lease ran out {late:.1f} s ago", remedy=remedy)
+    if incarnation is not None and incarnation != state.incarnation:
+        raise Fenced(f"the order is of lease {incarnation}, this node now holds {state.incarnation}", remedy=remedy)
     if sid not in state.sids:
         raise Fenced(f"the keeper does not guard {sid} yet", remedy="wait until kvorum-ha has registered it")

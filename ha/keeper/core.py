@@ -1,0 +1,243 @@
+"""The keeper's mind: `step(state, event, now) -> (state, actions)`. Pure.
+
+    none ----acquired----> live <---renewed---- paused
+     ^                      |  age > A            ^ |
+     |                      +---------------------+ |  age > A + K
+     |   nothing runs                               v
+     +------------------------------------------- killed <--- fenced, from any phase
+
+Age counts from *sending* the last call that was answered, so it is never less than what any survivor counts. A lease
+that ran out is never renewed again: first every guest of it is proven gone, then a new incarnation is taken. While a
+guest that must be gone cannot be proven gone, the watchdog is not fed, and at A + W the host is reset.
+"""
+
+from dataclasses import dataclass, replace
+
+from ha.lease_state import KILLED, LIVE, NONE, PAUSED, LeaseState
+from ha.leases import Profile
+
+# What the keeper does when an acquisition fails: soon again, but not at once.
+RETRY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    phase: str = NONE
+    incarnation: int = 0
+    # Boot-time second at which the last answered call was sent; 0 with no lease.
+    anchor: float = 0.0
+    # A call is under way since; None when none is.
+    calling_since: float | None = None
+    next_call_at: float = 0.0
+    # When the guests ought to have been gone, for the reset; None while they may run or are proven gone.
+    ending_since: float | None = None
+    guests_revision: int = 0
+    sids: tuple[str, ...] = ()
+    cause: str = "the keeper has just started"
+
+
+# Events
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """`is_running`: processes of guarded guests exist; None when nobody looked, which counts as yes."""
+
+    is_running: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    sent_at: float
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Acquired:
+    sent_at: float
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The store says that this incarnation is fenced or over."""
+
+    sent_at: float
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """No answer, or one that says nothing about the lease."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class GuestsLoaded:
+    revision: int
+    sids: tuple[str, ...]
+
+
+Event = Tick | Renewed | Acquired | Refused | Failed | GuestsLoaded
+
+
+# Actions
+
+
+@dataclass(frozen=True, slots=True)
+class Renew:
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Acquire:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class PetWatchdog:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class ResetHost:
+    cause: str
+
+
+Action = Renew | Acquire | Pause | Resume | Kill | PetWatchdog | ResetHost
+
+
+def initial(previous: LeaseState, now: float, profile: Profile, *, uid: str) -> State:
+    """The state after a start. A lease of the life before goes on if it is still trusted; otherwise its guests end."""
+    # The list comes from guests.json, not from here: what is not loaded cannot be guarded.
+    if previous.uid == uid and previous.phase == LIVE and now < previous.valid_until_boottime:
+        return State(
+            phase=LIVE,
+            incarnation=previous.incarnation,
+            anchor=previous.valid_until_boottime - profile.pause_after_s,
+            next_call_at=now,
+            cause="goes on with the lease of the keeper before",
+        )
+    return State(phase=KILLED, next_call_at=now, ending_since=now, cause="no lease has been taken yet")
+
+
+def valid_until(state: State, profile: Profile) -> float:
+    return state.anchor + profile.pause_after_s if state.phase == LIVE else 0.0
+
+
+def published(state: State, profile: Profile, *, boot_id: str, uid: str) -> LeaseState:
+    """What goes into state.json."""
+    return LeaseState(
+        phase=state.phase,
+        incarnation=state.incarnation,
+        valid_until_boottime=valid_until(state, profile),
+        guests_revision=state.guests_revision,
+        sids=state.sids,
+        boot_id=boot_id,
+        uid=uid,
+        cause=state.cause,
+    )
+
+
+def step(state: State, event: Event, now: float, profile: Profile) -> tuple[State, tuple[Action, ...]]:
+    """The next state and what to do, in this order. Any event also lets time pass."""
+    state, resumed = _take(state, event, now, profile)
+    state, ended = _let_time_pass(state, now, profile)
+    if isinstance(event, Tick):
+        state, proven = _prove(state, event, now, profile)
+    else:
+        proven = ()
+    state, called = _call(state, now, profile)
+    return state, (*resumed, *ended, *proven, *called)
+
+
+def _take(state: State, event: Event, now: float, profile: Profile) -> tuple[State, tuple[Action, ...]]:
+    match event:
+        case Renewed():
+            state = replace(state, calling_since=None)
+            if event.incarnation != state.incarnation or state.phase not in (LIVE, PAUSED):
+                return state, ()
+            state = replace(state, anchor=max(state.anchor, event.sent_at))
+            if state.phase == PAUSED and now - state.anchor < profile.pause_after_s:
+                return replace(state, phase=LIVE, cause="the lease is renewed again"), (Resume(),)
+            return state, ()
+        case Acquired():
+            state = replace(state, calling_since=None)
+            # An answer that came too late to be of use; the next one will be of a later incarnation.
+            if state.phase != NONE or now - event.sent_at >= profile.pause_after_s:
+                return state, ()
+            cause = f"holds the lease {event.incarnation}"
+            return replace(state, phase=LIVE, incarnation=event.incarnation, anchor=event.sent_at, cause=cause), ()
+        case Refused():
+            state = replace(state, calling_since=None, next_call_at=now + RETRY_S)
+            if event.incarnation != state.incarnation or state.phase not in (LIVE, PAUSED):
+                return state, ()
+            return replace(state, phase=KILLED, ending_since=now, cause="the lease has been fenced"), (Kill(),)
+        case Failed():
+            return replace(state, calling_since=None, next_call_at=max(state.next_call_at, now + RETRY_S)), ()
+        case GuestsLoaded():
+            return replace(state, guests_revision=event.revision, sids=event.sids), ()
+        case Tick():
+            return state, ()
+
+
+def _let_time_pass(state: State, now: float, profile: Profile) -> tuple[State, tuple[Action, ...]]:
+    age = now - state.anchor
+    if state.phase == LIVE and age > profile.pause_after_s:
+        cause = f"no renewal was answered for {profile.pause_after_s:.1f} s"
+        state = replace(state, phase=PAUSED, cause=cause)
+    if state.phase == PAUSED and age > profile.kill_after_s:
+        cause = f"no renewal was answered for {profile.kill_after_s:.1f} s"
+        ended_at = state.anchor + profile.pause_after_s
+        state = replace(state, phase=KILLED, ending_since=ended_at, cause=cause)
+    # Again at each step: a start that was under way may bring forth new processes.
+    if state.phase == PAUSED:
+        return state, (Pause(),)
+    return state, (Kill(),) if state.phase == KILLED else ()
+
+
+def _prove(state: State, tick: Tick, now: float, profile: Profile) -> tuple[State, tuple[Action, ...]]:
+    """Whether nothing of an ended lease is left; the watchdog is fed only while nothing runs that may not."""
+    if state.phase in (LIVE, PAUSED):
+        return state, (PetWatchdog(),) if state.phase == LIVE else ()
+    if tick.is_running is False:
+        cause = state.cause if state.phase == NONE else f"{state.cause}; no HA guest is left"
+        return replace(state, phase=NONE, ending_since=None, anchor=0.0, cause=cause), (PetWatchdog(),)
+    if state.phase == NONE:
+        # Something of the guarded guests runs without a lease: it was started behind our back.
+        ended = replace(state, phase=KILLED, ending_since=now, cause="a guarded guest runs without a lease")
+        return ended, (Kill(),)
+    if state.ending_since is not None and now - state.ending_since > profile.watchdog_s:
+        return state, (ResetHost(f"HA guests could not be ended within {profile.watchdog_s:.1f} s: {state.cause}"),)
+    return state, ()
+
+
+def _call(state: State, now: float, profile: Profile) -> tuple[State, tuple[Action, ...]]:
+    """At most one call at a time, each given up before the next is due."""
+    if state.calling_since is not None or now < state.next_call_at:
+        return state, ()
+    if state.phase in (LIVE, PAUSED):
+        return _calling(state, now, profile), (Renew(state.incarnation),)
+    if state.phase == NONE:
+        return _calling(state, now, profile), (Acquire(),)
+    return state, ()
+
+
+def _calling(state: State, now: float, profile: Profile) -> State:
+    return replace(state, calling_since=now, next_call_at=now + profile.renew_period_s)

@@ -1,0 +1,270 @@
+"""The local resource manager's decisions: `step(memory, view, now) -> (memory, actions, status)`. Pure.
+
+It carries out the manager's orders for this node and answers each under its uid. It starts nothing unless the order is of
+the lease that the node holds now, the keeper guards the guest, the config file lies here, and the first write of this
+life of the daemon is in the store: that write shuts out whatever an earlier life may still have under way. Having said
+that an order failed or is done, it never acts on that order again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from kvorum.errors import Fenced
+from kvorum.ids import NodeName, Sid
+
+from .lease_state import LIVE, LeaseState, may_start
+from .resources import Resource
+from .status import LrmStatus, ManagerStatus, Result, Service, State
+
+# A guest that ran this long has started well; what ends it later counts as a new failure, not as one more.
+PROVEN_S = 30.0
+RETRY_FIRST_S = 1.0
+RETRY_MAX_S = 60.0
+# For a migration to end its own source; then what is left of the guest is killed here.
+RELEASE_GRACE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    sid: Sid
+    uid: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Gracefully, and hard when that takes too long."""
+
+    sid: Sid
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class KillLeftover:
+    """The guest belongs to another node now; what still runs of it here is ended by signals, not through its owner."""
+
+    sid: Sid
+    uid: str
+
+
+Action = Start | Stop | KillLeftover
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What has been tried under one order. Times on the boot-time clock."""
+
+    failures: int = 0
+    started_at: float | None = None
+    next_at: float = 0.0
+    cause: str = ""
+    # When the order was first seen.
+    seen_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What one life of the daemon remembers."""
+
+    session: str
+    # Sids on which an action is under way.
+    busy: frozenset[str] = frozenset()
+    attempts: Mapping[str, Attempt] = field(default_factory=dict)
+    results: Mapping[str, Result] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalView:
+    """All of one moment; the store's part as this node's replica has applied it, never older than a view before."""
+
+    node: NodeName
+    lease: LeaseState
+    status: ManagerStatus
+    resources: Mapping[Sid, Resource]
+    # Guests whose config file lies in this node's directory.
+    configs: frozenset[str]
+    # Guarded guests of which processes are here, paused ones included.
+    running: frozenset[str]
+    # As it is in the store.
+    written: LrmStatus
+    # As it is in guests.json.
+    registered: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    actions: tuple[Action, ...]
+    # To be written if it differs from what is there, but for the timestamp.
+    status: LrmStatus
+    # To be written to guests.json if it differs from what is there.
+    register: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How an action ended; no cause means well."""
+
+    sid: str
+    uid: str
+    is_start: bool
+    cause: str = ""
+
+
+def finish(memory: Memory, done: Done, now: float) -> Memory:
+    """Takes in the end of an action."""
+    memory = replace(memory, busy=memory.busy - {done.sid})
+    attempt = memory.attempts.get(done.uid, Attempt(seen_at=now))
+    if not done.cause:
+        attempt = replace(attempt, started_at=now if done.is_start else None, cause="")
+    else:
+        attempt = replace(attempt, failures=attempt.failures + 1, cause=done.cause, started_at=None)
+        attempt = replace(attempt, next_at=now + _delay(attempt.failures))
+    return replace(memory, attempts={**memory.attempts, done.uid: attempt})
+
+
+def step(memory: Memory, view: LocalView, now: float) -> tuple[Memory, Steps]:
+    """`now` on the boot-time clock."""
+    mine = {sid: order for sid, order in sorted(view.status.service_status.items()) if order.node == view.node}
+    memory = _forget(memory, mine)
+    actions: list[Action] = []
+    for sid, order in mine.items():
+        memory, action = _carry_out(memory, view, Sid(sid), order, now)
+        if action is not None:
+            memory = replace(memory, busy=memory.busy | {sid})
+            actions.append(action)
+    status = _status(memory, view, mine)
+    register = sorted({*_wanted(view), *view.written.tracked})
+    return memory, Steps(tuple(actions), status, tuple(register))
+
+
+def _wanted(view: LocalView) -> set[str]:
+    """Every resource of the cluster is guarded on every node: a guest may migrate in at any time."""
+    return {*view.resources, *view.status.service_status}
+
+
+def _status(memory: Memory, view: LocalView, mine: Mapping[str, Service]) -> LrmStatus:
+    is_live = view.lease.phase == LIVE
+    acknowledged = _wanted(view) & set(view.lease.sids) & set(view.registered)
+    uids = {order.uid for order in mine.values()}
+    kept = {uid: result for uid, result in view.written.results.items() if uid in uids}
+    return LrmStatus(
+        state="active" if is_live else "lost_agent_lock",
+        mode="active",
+        results={**kept, **memory.results},
+        timestamp=view.written.timestamp,
+        incarnation=view.lease.incarnation if is_live else view.written.incarnation,
+        tracked=tuple(sorted(acknowledged)),
+        session=memory.session,
+    )
+
+
+def _forget(memory: Memory, mine: Mapping[str, Service]) -> Memory:
+    uids = {order.uid for order in mine.values()}
+    attempts = {uid: attempt for uid, attempt in memory.attempts.items() if uid in uids}
+    results = {uid: result for uid, result in memory.results.items() if uid in uids}
+    return replace(memory, attempts=attempts, results=results)
+
+
+def _carry_out(memory: Memory, view: LocalView, sid: Sid, order: Service, now: float) -> tuple[Memory, Action | None]:
+    if sid in memory.busy or view.written.session != memory.session:
+        return memory, None
+    if order.uid not in memory.attempts:
+        memory = replace(memory, attempts={**memory.attempts, order.uid: Attempt(seen_at=now)})
+    match order.state:
+        case State.started:
+            return _keep_running(memory, view, sid, order, now)
+        case State.request_stop | State.stopped:
+            return _keep_stopped(memory, view, sid, order, now)
+        case State.migrate:
+            return _let_go(memory, view, sid, order, now)
+        case _:
+            return memory, None
+
+
+def _keep_running(
+    memory: Memory, view: LocalView, sid: Sid, order: Service, now: float
+) -> tuple[Memory, Action | None]:
+    if not _is_of_this_life(view, order) or sid not in view.configs or _has_failed(memory, view, order):
+        return memory, None
+    attempt = memory.attempts[order.uid]
+    if sid in view.running:
+        if attempt.started_at is None:
+            memory = _remember(memory, order, replace(attempt, started_at=now))
+        elif attempt.failures and now - attempt.started_at >= PROVEN_S:
+            memory = _remember(memory, order, replace(attempt, failures=0))
+        return _answer(memory, sid, order, 0), None
+    if attempt.started_at is not None:
+        # It ran and runs no more. At once again the first time, later and later when that goes on.
+        next_at = now if attempt.failures == 0 else now + _delay(attempt.failures)
+        attempt = replace(attempt, started_at=None, failures=attempt.failures + 1, next_at=next_at, cause="it ended")
+        memory = _remember(memory, order, attempt)
+    resource = view.resources.get(sid)
+    allowed = resource.max_restart if resource is not None else 1
+    has_run = order.uid in memory.results or order.uid in view.written.results
+    if attempt.failures > allowed and not has_run:
+        return _answer(memory, sid, order, 1, attempt.cause), None
+    if attempt.failures > allowed + 3 and attempt.cause != "it ended":
+        return _answer(memory, sid, order, 1, attempt.cause), None
+    try:
+        may_start(view.lease, now, sid, incarnation=order.incarnation)
+    except Fenced:
+        return memory, None
+    if now < attempt.next_at:
+        return memory, None
+    return memory, Start(sid, order.uid, order.incarnation)
+
+
+def _keep_stopped(
+    memory: Memory, view: LocalView, sid: Sid, order: Service, now: float
+) -> tuple[Memory, Action | None]:
+    if sid not in view.running:
+        return (_answer(memory, sid, order, 0) if _is_guarded(view, sid) else memory), None
+    if now < memory.attempts[order.uid].next_at:
+        return memory, None
+    return memory, Stop(sid, order.uid) if sid in view.configs else KillLeftover(sid, order.uid)
+
+
+def _let_go(memory: Memory, view: LocalView, sid: Sid, order: Service, now: float) -> tuple[Memory, Action | None]:
+    if sid in view.configs:
+        return memory, None
+    if sid not in view.running:
+        return (_answer(memory, sid, order, 0) if _is_guarded(view, sid) else memory), None
+    if now - memory.attempts[order.uid].seen_at < RELEASE_GRACE_S:
+        return memory, None
+    return memory, KillLeftover(sid, order.uid)
+
+
+def _is_of_this_life(view: LocalView, order: Service) -> bool:
+    return view.lease.phase == LIVE and order.incarnation == view.lease.incarnation
+
+
+def _is_guarded(view: LocalView, sid: Sid) -> bool:
+    """Only of guests that are registered do we know whether they run."""
+    return sid in view.registered
+
+
+def _has_failed(memory: Memory, view: LocalView, order: Service) -> bool:
+    said = memory.results.get(order.uid) or view.written.results.get(order.uid)
+    return said is not None and said.exit_code != 0
+
+
+def _answer(memory: Memory, sid: Sid, order: Service, exit_code: int, cause: str = "") -> Memory:
+    result = Result(sid=sid, state=order.state, exit_code=exit_code, cause=cause)
+    if memory.results.get(order.uid) == result:
+        return memory
+    return replace(memory, results={**memory.results, order.uid: result})
+
+
+def _remember(memory: Memory, order: Service, attempt: Attempt) -> Memory:
+    return replace(memory, attempts={**memory.attempts, order.uid: attempt})
+
+
+def _delay(failures: int) -> float:
+    return min(RETRY_MAX_S, RETRY_FIRST_S * float(2 ** min(max(failures - 1, 0), 10)))
+
+
+def is_news(status: LrmStatus, written: LrmStatus) -> bool:
+    """Whether it differs in anything but the timestamp."""
+    return msgspec.structs.replace(status, timestamp=0) != msgspec.structs.replace(written, timestamp=0)

@@ -1,0 +1,71 @@
+"""What the manager knows when it decides: one frozen value, read from one replica. Pure.
+
+Nothing here is a promise about the present. Every action that follows from it is guarded where it is applied: a fence by
+the renewal count, a move and the status by the version that was read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from kvorum.errors import InvalidInput
+from kvorum.ids import NodeName, NodeUid, Sid, parse_sid
+
+from .leases import FAST, Lease, Profile
+from .resources import Resource
+from .status import LrmStatus, ManagerStatus
+
+_DIRECTORIES = {"qemu-server": "vm", "lxc": "ct"}
+_FOLDERS = {kind: folder for folder, kind in _DIRECTORIES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A member. No lease: it has never had one. No LRM status: its daemon has never written one."""
+
+    name: NodeName
+    uid: NodeUid
+    lease: Lease | None = None
+    lrm: LrmStatus = field(default_factory=LrmStatus)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Where a guest's config file lies. `version` guards its move."""
+
+    node: NodeName
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    # This replica leads and has committed an entry of its own term.
+    is_leader: bool
+    is_quorate: bool
+    self_node: NodeName
+    nodes: Mapping[NodeName, Node]
+    # None: the file does not parse; everything stays as it is.
+    resources: Mapping[Sid, Resource] | None
+    # Every guest of the cluster, HA or not.
+    configs: Mapping[Sid, Config]
+    status: ManagerStatus
+    # Of `ha/manager_status`; 0 when it is not there.
+    status_version: int
+    profile: Profile = FAST
+
+
+def config_path(sid: str, node: str) -> str:
+    kind, vmid = parse_sid(sid)
+    return f"nodes/{node}/{_FOLDERS[kind]}/{vmid}.conf"
+
+
+def parse_config_path(path: str) -> tuple[Sid, NodeName] | None:
+    """`nodes/n1/qemu-server/100.conf` -> (`vm:100`, `n1`); None for any other path."""
+    match path.split("/"):
+        case ["nodes", node, folder, file] if folder in _DIRECTORIES and file.endswith(".conf"):
+            sid = f"{_DIRECTORIES[folder]}:{file.removesuffix('.conf')}"
+            try:
+                parse_sid(sid)
+            except InvalidInput:
+                return None
+            return Sid(sid), NodeName(node)
+    return None
