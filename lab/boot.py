@@ -124,7 +124,7 @@ def boot_description(node: NodeLayout, *, switch_pid: int) -> dict[str, Any]:
             "root": str(cgroups.ROOT),
             "leaves": [str(h.path / node.cgroup / cgroups.LEAF / "cgroup.procs") for h in found if h.is_v2],
             "hierarchies": [{"path": str(h.path), "options": h.mount_options, "is_v2": h.is_v2} for h in found],
-            "links": [[path.name, os.readlink(path)] for path in cgroups.ROOT.iterdir() if path.is_symlink()],
+            "links": [[path.name, str(path.readlink())] for path in cgroups.ROOT.iterdir() if path.is_symlink()],
         },
         "environment": environment(node),
         "units": [_libvirtd(), *(_daemon(script, module) for script, module in DAEMONS.items())],

@@ -98,7 +98,7 @@ class Lab:
                 node.wait_ready(["libvirtd"])
             say("libvirtd answers on each")
             if images:
-                provide.provide(self.layout, nodes)
+                provide.provide(self.layout, nodes, say)
                 say("guest images are in place")
             if join:
                 forming.form(self.nodes, say)

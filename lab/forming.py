@@ -18,7 +18,7 @@ def form(nodes: Sequence[Node], say: Callable[[str], None]) -> None:
     for node in nodes:
         node.wait_ready(["clusterfs", "agent"])
     say("clusterfs and agent answer on each")
-    _kvorum(first, "cluster", "init", "--name", first.layout.lab.name)
+    _kvorum(first, "cluster", "init", first.layout.lab.name, "--address", first.address)
     say(f"{first.name} founded the cluster")
     for node in others:
         token = find_token(_kvorum(first, "cluster", "token"))

@@ -126,7 +126,7 @@ def _mount_kernel(cgroups: Mapping[str, Any]) -> None:
     syscalls.mount("sysfs", "/sys", kind="sysfs", flags=flags | syscalls.MS_NOEXEC)
     _mount_cgroups(cgroups)
     syscalls.mount("tmpfs", "/run", kind="tmpfs", flags=flags, options="mode=755")
-    syscalls.mount("tmpfs", "/dev/shm", kind="tmpfs", flags=flags, options="mode=1777")
+    syscalls.mount("tmpfs", "/dev/shm", kind="tmpfs", flags=flags, options="mode=1777")  # noqa: S108 -- the mount point itself
     for directory in ("lock", "kvorum", "libvirt", "lxc"):
         Path("/run", directory).mkdir(mode=0o755)
 

@@ -5,7 +5,9 @@ a path or a loop device's backing file; that is what is searched for here.
 """
 
 import contextlib
+import fcntl
 import os
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,6 +15,8 @@ from pathlib import Path
 
 from lab import cgroups
 from lab.layout import LabLayout
+
+_LOOP_GET_STATUS64 = 0x4C05
 
 
 class Kind(StrEnum):
@@ -79,7 +83,7 @@ def _mounts(layout: LabLayout) -> Iterator[str]:
     seen = set()
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            namespace = os.readlink(entry / "ns/mnt")
+            namespace = str((entry / "ns/mnt").readlink())
             if namespace in seen:
                 continue
             seen.add(namespace)
@@ -94,19 +98,16 @@ def _inodes(directory: Path) -> set[tuple[int, int]]:
     for parent, _, names in os.walk(directory):
         for name in names:
             with contextlib.suppress(OSError):
-                status = os.lstat(os.path.join(parent, name))
+                status = Path(parent, name).lstat()
                 found.add((status.st_dev, status.st_ino))
     return found
 
 
 def _backing_inode(device: str) -> tuple[int, int]:
     """Device and inode of the file behind a loop device: LOOP_GET_STATUS64 of linux/loop.h."""
-    import fcntl
-    import struct
-
     handle = os.open(f"/dev/{device}", os.O_RDONLY)
     try:
-        answer = fcntl.ioctl(handle, 0x4C05, bytes(232))
+        answer = fcntl.ioctl(handle, _LOOP_GET_STATUS64, bytes(232))
     finally:
         os.close(handle)
     number, inode = struct.unpack_from("QQ", answer)

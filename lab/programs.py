@@ -2,15 +2,30 @@
 
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 
 from kvorum.errors import CommandFailed, Timeout
 
 
-def run(command: Sequence[str], *, stdin: str = "", timeout_s: float = 30.0, is_checked: bool = True) -> str:
+def run(
+    command: Sequence[str],
+    *,
+    stdin: str = "",
+    timeout_s: float = 30.0,
+    is_checked: bool = True,
+    directory: Path | None = None,
+) -> str:
     """What the program printed. Raises CommandFailed with its last line (unless not `is_checked`), Timeout."""
     try:
         done = subprocess.run(
-            command, input=stdin, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False
+            command,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+            cwd=directory,
         )
     except FileNotFoundError as error:
         raise CommandFailed(
