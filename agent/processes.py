@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 # A killed process that does not go within this time is stuck in the kernel; waiting longer helps nobody.
 _REAP_TIMEOUT_S = 5.0
+# Characters of stderr that an error carries in its details; they travel in gRPC metadata, which is small.
+STDERR_KEPT = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,10 +146,10 @@ def _checked(completed: Completed, ok_codes: Collection[int], remedy: str) -> Co
     how = f"exit status {completed.returncode}"
     if completed.returncode < 0:
         how = f"killed by {signal.Signals(-completed.returncode).name}"
+    stderr = completed.stderr.decode(errors="replace").strip()
     said = last_line(completed.stderr) or last_line(completed.stdout) or "no message"
-    raise CommandFailed(
-        f"{program}: {said} ({how})", remedy=remedy, details={"command": shlex.join(completed.argv), "status": how}
-    )
+    details = {"command": shlex.join(completed.argv), "status": how, "stderr": stderr[:STDERR_KEPT]}
+    raise CommandFailed(f"{program}: {said} ({how})", remedy=remedy, details=details)
 
 
 def _not_started(command: tuple[str, ...], error: OSError) -> CommandFailed:

@@ -117,6 +117,11 @@ def monitor_cgroup(vmid: Vmid) -> str:
     return f"kvorum-lxc-{vmid}"
 
 
+def monitor_end_cgroup(vmid: Vmid) -> str:
+    """Where the monitor goes when it removes the others, for its last moment."""
+    return f"kvorum-lxc-{vmid}-end"
+
+
 def is_unprivileged(config: GuestConfig) -> bool:
     return _flag(config, "unprivileged")
 
@@ -208,7 +213,9 @@ def _mount_points(guest: Guest) -> list[str]:
         if key not in volumes:
             raise ConfigError(f"{key} has no volume", field=key)
         volume = volumes[key]
-        if volume.format != "subvol":
+        # A path of the host instead of a volume (`mp0: /srv/data,mp=/data`) is a bind mount, whatever it is called.
+        is_bind_mount = properties.get("volume", "").startswith("/")
+        if volume.format != "subvol" and not is_bind_mount:
             raise Unsupported(f"{key}: only directory volumes can be mount points yet, this is {volume.format}")
         is_read_only = volume.read_only or parse_bool(properties.get("ro", "0"), field=key)
         options = "bind,create=dir" + (",ro" if is_read_only else "")
@@ -238,7 +245,7 @@ def _cgroup_directories(vmid: Vmid) -> list[str]:
     return [
         "lxc.cgroup.relative = 0",
         f"lxc.cgroup.dir.monitor = {monitor_cgroup(vmid)}",
-        f"lxc.cgroup.dir.monitor.pivot = {monitor_cgroup(vmid)}-end",
+        f"lxc.cgroup.dir.monitor.pivot = {monitor_end_cgroup(vmid)}",
         f"lxc.cgroup.dir.container = {container_cgroup(vmid)}",
         "lxc.cgroup.dir.container.inner = ns",
     ]
