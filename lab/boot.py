@@ -65,14 +65,15 @@ class Booting:
         for target in (*DISK_DIRECTORIES, str(SHARED)):
             Path("/", target).mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-S", "-m", "lab.init", str(node.boot_file)]
-        self._launcher = subprocess.Popen(
-            cgroups.joining(node.cgroup, command, leaf=False),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=node.console_log.open("ab"),
-            env={"PATH": _path(), "PYTHONPATH": str(_packages()), "KVORUM_LAB": node.lab.name},
-            start_new_session=True,
-        )
+        with node.console_log.open("ab") as console:
+            self._launcher = subprocess.Popen(
+                cgroups.joining(node.cgroup, command, leaf=False),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=console,
+                env={"PATH": _path(), "PYTHONPATH": str(_packages()), "KVORUM_LAB": node.lab.name},
+                start_new_session=True,
+            )
 
     def wait(self, *, timeout_s: float = BOOT_TIMEOUT_S) -> processes.Recorded:
         """PID 1 of the node, noted down. Raises CommandFailed with the console's last line, Timeout."""

@@ -23,7 +23,7 @@ import msgspec
 
 from kvorum.errors import AlreadyExists, Locked, NotFound
 from kvorum.node import write_atomically
-from lab import boot, cgroups, forming, leftovers, programs, relay, requirements, syscalls
+from lab import boot, cgroups, forming, leftovers, processes, programs, relay, requirements, syscalls
 from lab.images import provide
 from lab.layout import BASE, LabLayout, parse_node
 from lab.node import Node
@@ -127,6 +127,7 @@ class Lab:
     def _destroy(self) -> None:
         """Processes first, by cgroup: nothing else can go while they live, and nothing of them needs its records."""
         cgroups.destroy(f"{self.layout.cgroup_prefix}*")
+        processes.reap()
         for point in leftovers.mount_points(self.layout, Path("/proc/self/mountinfo").read_text()):
             syscalls.unmount(point)
         for device in leftovers.loops(self.layout):

@@ -115,6 +115,7 @@ class Node:
     def kill(self) -> None:
         """Power cut: at once, without a last instruction of anything on the node. Off already is fine."""
         noted = processes.recall(self.layout.record)
+        # The cable first: dying processes close their connections, and a host without power says no farewell.
         with contextlib.suppress(NotFound):
             Switch(self.layout.lab).unplug(self.layout)
         if noted is not None and not self.is_frozen:

@@ -16,6 +16,9 @@ import msgspec
 from kvorum.errors import CommandFailed, Timeout
 from kvorum.node import write_atomically
 
+# Children of this process that outlive it, or are killed by their cgroup: see `reap`.
+_detached: set[int] = set()
+
 
 class Recorded(msgspec.Struct, frozen=True):
     """`started` is field 22 of /proc/PID/stat, in clock ticks since the machine's boot."""
@@ -70,8 +73,7 @@ def kill(noted: Recorded, *, timeout_s: float = 10.0) -> None:
         signal.pidfd_send_signal(handle, signal.SIGKILL)
         if not select.select([handle], [], [], timeout_s)[0]:
             raise Timeout(f"process {noted.pid} does not die", remedy="look for it in state D")
-        with contextlib.suppress(ChildProcessError):  # ours only if this very process started it
-            os.waitpid(noted.pid, os.WNOHANG)
+        reap()
     except ProcessLookupError:
         return
     finally:
@@ -94,7 +96,7 @@ def spawn_detached(
         (os.POSIX_SPAWN_DUP2, 1, 2),
         *((os.POSIX_SPAWN_DUP2, ours, theirs) for ours, theirs in (keep or {}).items()),
     ]
-    return os.posix_spawn(
+    pid = os.posix_spawn(
         program,
         list(command),
         dict(environment),
@@ -103,3 +105,14 @@ def spawn_detached(
         setsigmask=[],
         setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
     )
+    _detached.add(pid)
+    return pid
+
+
+def reap() -> None:
+    """Let go of detached children that have ended; only theirs, so that nobody else's wait is spoilt."""
+    for pid in tuple(_detached):
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                continue
+        _detached.discard(pid)
