@@ -6,12 +6,9 @@ comparison. Which changes are allowed is for `clusterfs.rules` and `clusterfs.st
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from dataclasses import dataclass, field, replace
 
 Parts = tuple[str, ...]
-
-_NOTHING: Mapping[str, "Node"] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +25,7 @@ class File:
 class Directory:
     """As a file; `owner` is the node that made it, kept for lock directories only."""
 
-    entries: "Mapping[str, Node]" = _NOTHING
+    entries: "Mapping[str, Node]" = field(default_factory=dict)
     version: int = 0
     placement: int = 0
     mtime: int = 0
