@@ -43,6 +43,11 @@ OPTIONS: list[tuple[str, int]] = [
 ]
 
 
+def require_tls_1_3() -> None:
+    """For this process, before its first secure channel or port: gRPC reads this once and has no other switch."""
+    os.environ.update(TLS_1_3_ONLY)
+
+
 class Services:
     """Stands in for a server while services register, so that two servers can serve the same objects."""
 

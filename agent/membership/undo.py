@@ -11,7 +11,7 @@ STEP_TIMEOUT_S = 20.0
 
 
 class Undo:
-    """`async with Undo("join") as undo: ...; undo.add("the key files", remove_them)`. Nothing is undone when the block ends well."""
+    """`async with Undo("join") as undo: ... undo.add("the key files", remove_them)`; a block that ends well is left as it is."""
 
     def __init__(self, name: str) -> None:
         self._name = name
