@@ -34,6 +34,8 @@ _READY = {
     "kvorum-clusterfs": Path("/run/kvorum/clusterfs.sock"),
     "kvorum-agent": Path("/run/kvorum/agent.sock"),
 }
+# Whom this person's command line talks to is no business of the nodes.
+_OURS = frozenset({"KVORUM_CONNECT", "KVORUM_CREDENTIALS", "KVORUM_LAB_NAME"})
 
 
 def install(node: NodeLayout) -> None:
@@ -134,7 +136,7 @@ def boot_description(node: NodeLayout, *, switch_pid: int) -> dict[str, Any]:
 
 def environment(node: NodeLayout) -> dict[str, str]:
     """What daemons and commands on the node see: nothing of ours but settings meant for Kvorum."""
-    settings = {key: value for key, value in os.environ.items() if key.startswith("KVORUM_")}
+    settings = {key: value for key, value in os.environ.items() if key.startswith("KVORUM_") and key not in _OURS}
     return {
         "PATH": _path(),
         "HOME": "/root",

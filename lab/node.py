@@ -86,6 +86,7 @@ class Node:
             )
         except subprocess.TimeoutExpired as error:
             raise Timeout(f"{self.name}: {command[0]} did not end within {timeout_s:g} s") from error
+        done.args = list(command)  # how it got there is nobody's business
         if is_checked and done.returncode != 0:
             said = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()
             raise CommandFailed(

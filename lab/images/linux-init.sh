@@ -18,7 +18,8 @@ setting() {
     done
 }
 
-hostname "$(setting name)" 2>/dev/null
+name=$(setting name)
+hostname "${name:-linux}"
 ip link set lo up
 address=$(setting ip)
 if [ -e /sys/class/net/eth0 ] && [ -n "$address" ]; then
@@ -52,7 +53,7 @@ mebibytes=$(setting dirty)
     done
 ) &
 
-echo "READY linux $(hostname) $address" >$console
+echo "READY linux ${name:-linux} $address" >$console
 boot=$(cat /proc/sys/kernel/random/boot_id)
 disk=$(setting stamp)
 count=0

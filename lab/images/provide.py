@@ -1,7 +1,7 @@
 """Builds all images and puts them where a lab's nodes look for them.
 
 /srv/shared/images/micro.raw                    copy it to a volume; it writes to its disk
-/srv/shared/images/{vmlinux,initrd.gz}          Linux guest, by `-kernel` and `-initrd`
+/srv/shared/images/{vmlinux,initrd.cpio}          Linux guest, by `-kernel` and `-initrd`
 {/var/lib/vz,/srv/shared}/template/cache/busybox.tar.gz
 """
 
@@ -21,7 +21,7 @@ def build_all() -> dict[str, Path]:
     return {
         "micro.raw": micro.build(),
         "vmlinux": image.kernel,
-        "initrd.gz": image.initrd,
+        "initrd.cpio": image.initrd,
         container.FILE_NAME: container.build(),
     }
 
@@ -42,4 +42,4 @@ def provide(layout: LabLayout, nodes: int, say: Callable[[str], None]) -> None:
         say(f"no Linux guest: {error.message}")
         return
     cache.link_or_copy(image.kernel, images / "vmlinux")
-    cache.link_or_copy(image.initrd, images / "initrd.gz")
+    cache.link_or_copy(image.initrd, images / "initrd.cpio")
