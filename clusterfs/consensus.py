@@ -4,14 +4,11 @@ It keeps the rooms apart: the store is tested with a replica that lives in the t
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
-
-class PeerAddress(Protocol):
-    @property
-    def host(self) -> str: ...
-    @property
-    def port(self) -> int: ...
+from clusterfs.machine import StoreMachine
+from kvorum.node import Identity, Pki
 
 
 class ReplicaStatus(Protocol):
@@ -38,8 +35,33 @@ class ReplicaStatus(Protocol):
 
 
 class Consensus(Protocol):
-    """Blocking calls, each with a deadline in seconds. See `clusterfs.raft`."""
+    """Blocking calls, each with a deadline in seconds; hosts are IP addresses. See `clusterfs.raft.Replica`."""
 
     def propose(self, entry: bytes, *, deadline_s: float) -> object: ...
     def barrier(self, *, deadline_s: float) -> int: ...
     def status(self) -> ReplicaStatus: ...
+
+
+class Replica(Consensus, Protocol):
+    """A whole replica, which can be stopped and whose group can be changed."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def add_member(self, uid: str, host: str, *, deadline_s: float) -> None: ...
+    def remove_member(self, uid: str, *, deadline_s: float) -> None: ...
+    def allow_peer(self, uid: str, host: str) -> None: ...
+
+
+class ReplicaFactory(Protocol):
+    """Makes the replica of this node; `members` are hosts by uid."""
+
+    def __call__(
+        self,
+        *,
+        identity: Identity,
+        members: Mapping[str, str],
+        directory: Path,
+        machine: StoreMachine,
+        pki: Pki,
+        joining: bool,
+    ) -> Replica: ...

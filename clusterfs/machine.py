@@ -62,8 +62,16 @@ def boottime_s() -> float:
 class StoreMachine:
     """Implements `clusterfs.raft.StateMachine`. `apply` and `restore` are called by one thread, in log order."""
 
-    def __init__(self, *, clock: Callable[[], float] = boottime_s, ring: int = EVENT_RING) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = boottime_s,
+        ring: int = EVENT_RING,
+        on_broken: Callable[[AssertionError], None] = lambda _error: None,
+    ) -> None:
+        """`on_broken` ends the process: it is told of an assertion before that is raised into consensus."""
         self._clock = clock
+        self._on_broken = on_broken
         self._view = View(State(), 0)
         self._changed = threading.Condition()
         self._batches: deque[Batch] = deque()
@@ -88,7 +96,15 @@ class StoreMachine:
         return stamped(entry, time_ms=time.time_ns() // 1_000_000)
 
     def apply(self, index: int, entry: bytes) -> Result:
-        """Raises only UnknownVersion, an assertion: a node that cannot read its log must stop."""
+        """Raises only assertions (UnknownVersion is one): a node that cannot follow the log must stop."""
+        try:
+            return self._apply(index, entry)
+        except AssertionError as error:
+            log.critical("entry %d cannot be applied: %s", index, error)
+            self._on_broken(error)
+            raise
+
+    def _apply(self, index: int, entry: bytes) -> Result:
         before = self._view
         assert index > before.index, f"entry {index} after {before.index}"
         try:

@@ -1,0 +1,242 @@
+"""The life of this node's replica: none yet, running, retired. What the gRPC services act on.
+
+A node that is in no cluster serves its socket all the same and says so. `activate` writes what a later start needs before
+it starts anything, so that the daemon comes up by itself after a crash at any point; `retire` puts the data aside and never
+deletes it.
+"""
+
+import fcntl
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from clusterfs import seed as seeds
+from clusterfs.commands import MemberPut, MemberRemove
+from clusterfs.consensus import ReplicaFactory
+from clusterfs.membership import Member
+from clusterfs.proposer import Author
+from clusterfs.running import Running
+from clusterfs.seed import Seed
+from kvorum.errors import InvalidInput, KvorumError, NoQuorum, NotFound, OutcomeUnknown, Refused
+from kvorum.node import MOUNT, STATE, Identity, Pki, load_identity
+
+log = logging.getLogger(__name__)
+
+# How long a first member may take to elect itself and to be written into the state.
+FIRST_MEMBER_S = 15.0
+UNDO_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where this daemon keeps and shows things; other than the defaults in tests and labs only."""
+
+    state: Path = STATE
+    mount: Path = MOUNT
+
+    @property
+    def clusterfs(self) -> Path:
+        return self.state / "clusterfs"
+
+    @property
+    def identity(self) -> Path:
+        return self.state / "node.json"
+
+    @property
+    def pki(self) -> Pki:
+        return Pki(self.state / "pki")
+
+
+class Daemon:
+    def __init__(
+        self,
+        places: Places,
+        *,
+        make_replica: ReplicaFactory,
+        on_broken: Callable[[AssertionError], None] = lambda _error: None,
+    ) -> None:
+        self._places = places
+        self._make_replica = make_replica
+        self._on_broken = on_broken
+        self._running: Running | None = None
+        # Held while a replica comes or goes.
+        self._mutex = threading.Lock()
+        self._lock_file: IO[bytes] | None = None
+
+    def lock(self) -> None:
+        """Makes sure that this is the only daemon on this state. Raises Refused."""
+        self._places.state.mkdir(parents=True, exist_ok=True)
+        self._lock_file = (self._places.state / "clusterfs.lock").open("wb")
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Refused(
+                f"another kvorum-clusterfs works on {self._places.state}", remedy="stop it before starting this one"
+            ) from None
+
+    def resume(self) -> None:
+        """Starts the replica that was active before. Does nothing when there was none."""
+        with self._mutex:
+            seed = seeds.load(self._places.clusterfs)
+            if seed is not None:
+                self._start(load_identity(self._places.identity), seed)
+
+    def stop(self) -> None:
+        with self._mutex:
+            if self._running is not None:
+                self._running.stop()
+                self._running = None
+
+    @property
+    def active(self) -> Running | None:
+        return self._running
+
+    @property
+    def running(self) -> Running:
+        """Raises Refused when this node is in no cluster."""
+        if self._running is None:
+            raise Refused(
+                "this node is in no cluster",
+                remedy="run 'kvorum cluster init' or 'kvorum cluster join ADDRESS TOKEN'",
+            )
+        return self._running
+
+    def activate(self, members: Sequence[Member], cluster_name: str) -> None:
+        """Returns when the replica runs and is mounted; as the first member, when it can be written to as well."""
+        with self._mutex:
+            identity = load_identity(self._places.identity)
+            if self._running is not None or seeds.load(self._places.clusterfs) is not None:
+                raise Refused("this node's replica is active already", remedy="run 'kvorum cluster leave' first")
+            if not members:
+                raise InvalidInput("at least one member is needed", field="members")
+            is_first = len(members) == 1
+            if is_first and members[0].uid != identity.uid:
+                raise InvalidInput("the first member of a cluster is this node", field="members")
+            seed = Seed(cluster_name=cluster_name, members=list(members), joining=not is_first)
+            seeds.save(seed, self._places.clusterfs)
+            try:
+                running = self._start(identity, seed)
+            except (KvorumError, OSError):
+                # Nothing has been promised to anybody yet.
+                self._archive()
+                raise
+        if is_first:
+            _wait_for_first_member(running)
+
+    def retire(self) -> Path:
+        """Stops and puts the data aside; returns where."""
+        with self._mutex:
+            if self._running is None and seeds.load(self._places.clusterfs) is None:
+                raise Refused("this node is in no cluster")
+            if self._running is not None:
+                self._running.stop()
+                self._running = None
+            archive = self._archive()
+        log.info("the replica's data is in %s", archive)
+        return archive
+
+    def add_member(self, member: Member, author: Author, *, deadline_s: float) -> Member:
+        """Enters the node, waits until it is connected, and lets it vote; undone when that fails."""
+        running = self.running
+        end = time.monotonic() + deadline_s
+        was_there = member.uid in running.machine.state.members
+        done = running.proposer.execute(
+            MemberPut(member.uid, member.name, member.address, member.number), author, deadline_s=deadline_s
+        )
+        try:
+            running.replica.allow_peer(member.uid, member.address)
+            if member.uid not in running.replica.status().members:
+                left = max(1.0, end - time.monotonic())
+                running.replica.add_member(member.uid, member.address, deadline_s=left)
+        except NoQuorum as error:
+            self._undo_member(running, member, was_there=was_there)
+            raise running.proposer.no_quorum() from error
+        except KvorumError:
+            if not self._has_joined(running, member.uid):
+                self._undo_member(running, member, was_there=was_there)
+                raise
+        added = running.machine.state.members.get(member.uid)
+        return added or Member(member.uid, member.name, member.address, done.number)
+
+    def remove_member(self, uid: str, author: Author, *, deadline_s: float) -> None:
+        """Takes a node out of consensus and out of the state. A second call finishes what a first one left."""
+        running = self.running
+        is_member = uid in running.machine.state.members
+        is_voter = uid in running.replica.status().members
+        if not is_member and not is_voter:
+            raise NotFound(f"no member has the uid {uid}")
+        if is_voter and len(running.replica.status().members) == 1:
+            raise Refused("the last node cannot be removed", remedy="run 'kvorum cluster leave' on it")
+
+        def forget() -> None:
+            if is_member:
+                running.proposer.execute(MemberRemove(uid), author, deadline_s=deadline_s)
+
+        def outvote() -> None:
+            if is_voter:
+                try:
+                    running.replica.remove_member(uid, deadline_s=deadline_s)
+                except NoQuorum as error:
+                    raise running.proposer.no_quorum() from error
+
+        # A node that removes itself cannot write any more once it is out of consensus.
+        for step in (forget, outvote) if uid == running.identity.uid else (outvote, forget):
+            step()
+
+    def _start(self, identity: Identity, seed: Seed) -> Running:
+        running = Running(
+            identity=identity,
+            seed=seed,
+            directory=self._places.clusterfs,
+            mountpoint=self._places.mount,
+            pki=self._places.pki,
+            make_replica=self._make_replica,
+            on_broken=self._on_broken,
+        )
+        running.start()
+        self._running = running
+        return running
+
+    def _archive(self) -> Path:
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        for number in range(1, 1000):
+            target = self._places.state / f"clusterfs-retired-{stamp}-{number}"
+            if not target.exists():
+                self._places.clusterfs.rename(target)
+                return target
+        raise KvorumError(f"{self._places.state} holds too many archives")
+
+    @staticmethod
+    def _has_joined(running: Running, uid: str) -> bool:
+        """After an unclear answer: asks the log."""
+        try:
+            running.replica.barrier(deadline_s=UNDO_S)
+        except KvorumError:
+            # Still unclear. Leaving the member entered is harmless, taking it out of the state while it votes is not.
+            return uid in running.replica.status().members
+        return uid in running.replica.status().members
+
+    @staticmethod
+    def _undo_member(running: Running, member: Member, *, was_there: bool) -> None:
+        if was_there:
+            return
+        try:
+            running.proposer.execute(
+                MemberRemove(member.uid), Author("root@pam", "cluster", "the node could not join"), deadline_s=UNDO_S
+            )
+        except KvorumError as error:
+            log.error("%s stays entered: %s", member.name, error)
+
+
+def _wait_for_first_member(running: Running) -> None:
+    end = time.monotonic() + FIRST_MEMBER_S
+    while running.identity.uid not in running.machine.state.members:
+        index = running.machine.view.index
+        left = end - time.monotonic()
+        if left <= 0:
+            raise OutcomeUnknown("the first member did not come up in time", remedy="see the log of kvorum-clusterfs")
+        running.machine.events_after(index, timeout_s=min(left, 1.0))

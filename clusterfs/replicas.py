@@ -1,0 +1,58 @@
+"""Where the store meets consensus: makes the real replica and hands hosts over as the addresses that it wants."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from clusterfs.consensus import ReplicaStatus
+from clusterfs.machine import StoreMachine
+from clusterfs.raft import Address, Replica, TlsFiles
+from kvorum.node import RAFT_PORT, Identity, Pki
+
+
+class RaftReplica:
+    """`clusterfs.raft.Replica`, on the one port that all nodes use."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+
+    def start(self) -> None:
+        self._replica.start()
+
+    def stop(self) -> None:
+        self._replica.stop()
+
+    def propose(self, entry: bytes, *, deadline_s: float) -> object:
+        return self._replica.propose(entry, deadline_s=deadline_s)
+
+    def barrier(self, *, deadline_s: float) -> int:
+        return self._replica.barrier(deadline_s=deadline_s)
+
+    def add_member(self, uid: str, host: str, *, deadline_s: float) -> None:
+        self._replica.add_member(uid, Address(host, RAFT_PORT), deadline_s=deadline_s)
+
+    def remove_member(self, uid: str, *, deadline_s: float) -> None:
+        self._replica.remove_member(uid, deadline_s=deadline_s)
+
+    def allow_peer(self, uid: str, host: str) -> None:
+        self._replica.allow_peer(uid, Address(host, RAFT_PORT))
+
+    def status(self) -> ReplicaStatus:
+        return self._replica.status()
+
+
+def make_replica(
+    *, identity: Identity, members: Mapping[str, str], directory: Path, machine: StoreMachine, pki: Pki, joining: bool
+) -> RaftReplica:
+    """Implements `clusterfs.consensus.ReplicaFactory`."""
+    return RaftReplica(
+        Replica(
+            uid=identity.uid,
+            members={uid: Address(host, RAFT_PORT) for uid, host in members.items()},
+            directory=directory,
+            machine=machine,
+            tls=TlsFiles(ca=pki.ca, certificate=pki.certificate, key=pki.key),
+            bind=Address(identity.address, RAFT_PORT),
+            stamp=machine.stamp,
+            joining=joining,
+        )
+    )

@@ -1,0 +1,135 @@
+"""ReplicaService: what the other processes of this node ask of its replica. Local socket only."""
+
+# ruff: noqa: N802 - methods are named as in the proto
+
+import grpc
+
+from clusterfs.commands import LeaseAcquire, LeaseFence, LeaseRenew
+from clusterfs.daemon import Daemon
+from clusterfs.membership import Member
+from clusterfs.services.calls import answering, author, deadline
+from kvorum.ids import parse_node_name, parse_node_uid
+from kvorum.v1 import replica_pb2, replica_pb2_grpc
+
+JOIN_S = 60.0
+
+
+class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    @answering
+    def ActivateReplica(
+        self, request: replica_pb2.ActivateReplicaRequest, _context: grpc.ServicerContext
+    ) -> replica_pb2.ActivateReplicaResponse:
+        self._daemon.activate([_member(message) for message in request.members], request.cluster_name)
+        return replica_pb2.ActivateReplicaResponse()
+
+    @answering
+    def RetireReplica(
+        self, _request: replica_pb2.RetireReplicaRequest, _context: grpc.ServicerContext
+    ) -> replica_pb2.RetireReplicaResponse:
+        return replica_pb2.RetireReplicaResponse(archive_path=str(self._daemon.retire()))
+
+    @answering
+    def GetReplicaStatus(
+        self, _request: replica_pb2.GetReplicaStatusRequest, _context: grpc.ServicerContext
+    ) -> replica_pb2.GetReplicaStatusResponse:
+        running = self._daemon.active
+        if running is None:
+            return replica_pb2.GetReplicaStatusResponse(active=False)
+        status = running.replica.status()
+        online = running.online()
+        return replica_pb2.GetReplicaStatusResponse(
+            active=True,
+            quorate=status.is_quorate,
+            leader_uid=status.leader or "",
+            term=status.term,
+            commit_index=status.commit_index,
+            applied_index=status.applied_index,
+            members=[_message(member, is_connected=online.get(member.uid, False)) for member in running.members()],
+            self_uid=running.identity.uid,
+            cluster_name=running.seed.cluster_name,
+            mounted=running.is_mounted,
+            ready=status.caught_up,
+        )
+
+    @answering
+    def AddMember(
+        self, request: replica_pb2.AddMemberRequest, context: grpc.ServicerContext
+    ) -> replica_pb2.AddMemberResponse:
+        member = self._daemon.add_member(_member(request.member), author(context), deadline_s=deadline(context, JOIN_S))
+        return replica_pb2.AddMemberResponse(member=_message(member, is_connected=True))
+
+    @answering
+    def RemoveMember(
+        self, request: replica_pb2.RemoveMemberRequest, context: grpc.ServicerContext
+    ) -> replica_pb2.RemoveMemberResponse:
+        uid = parse_node_uid(request.uid)
+        self._daemon.remove_member(uid, author(context), deadline_s=deadline(context, JOIN_S))
+        return replica_pb2.RemoveMemberResponse()
+
+    @answering
+    def AcquireLease(
+        self, request: replica_pb2.AcquireLeaseRequest, context: grpc.ServicerContext
+    ) -> replica_pb2.AcquireLeaseResponse:
+        done = self._daemon.running.proposer.execute(
+            LeaseAcquire(request.uid), author(context), deadline_s=deadline(context)
+        )
+        return replica_pb2.AcquireLeaseResponse(incarnation=done.number)
+
+    @answering
+    def RenewLease(
+        self, request: replica_pb2.RenewLeaseRequest, context: grpc.ServicerContext
+    ) -> replica_pb2.RenewLeaseResponse:
+        done = self._daemon.running.proposer.execute(
+            LeaseRenew(request.uid, request.incarnation), author(context), deadline_s=deadline(context)
+        )
+        return replica_pb2.RenewLeaseResponse(renewal=done.number)
+
+    @answering
+    def FenceLease(
+        self, request: replica_pb2.FenceLeaseRequest, context: grpc.ServicerContext
+    ) -> replica_pb2.FenceLeaseResponse:
+        self._daemon.running.proposer.execute(
+            LeaseFence(request.uid, request.incarnation, request.renewal),
+            author(context),
+            deadline_s=deadline(context),
+        )
+        return replica_pb2.FenceLeaseResponse()
+
+    @answering
+    def ListLeases(
+        self, _request: replica_pb2.ListLeasesRequest, _context: grpc.ServicerContext
+    ) -> replica_pb2.ListLeasesResponse:
+        running = self._daemon.running
+        status = running.replica.status()
+        leases = [
+            replica_pb2.Lease(
+                uid=held.uid,
+                incarnation=held.lease.incarnation,
+                renewal=held.lease.renewal,
+                fenced=held.lease.fenced,
+                age_seconds=held.age_s,
+            )
+            for held in running.machine.leases()
+        ]
+        is_leader = status.leader == running.identity.uid and status.is_quorate and status.caught_up
+        return replica_pb2.ListLeasesResponse(
+            leases=leases, leader=is_leader, term=status.term, quorate=status.is_quorate
+        )
+
+
+def _member(message: replica_pb2.Member) -> Member:
+    return Member(
+        uid=parse_node_uid(message.uid),
+        name=parse_node_name(message.name, field="name"),
+        address=message.address,
+        number=message.number,
+    )
+
+
+def _message(member: Member, *, is_connected: bool) -> replica_pb2.Member:
+    return replica_pb2.Member(
+        uid=member.uid, name=member.name, address=member.address, connected=is_connected, number=member.number
+    )
