@@ -179,7 +179,8 @@ class FakeClusterfs(store_pb2_grpc.StoreServiceServicer, replica_pb2_grpc.Replic
         yield store_pb2.WatchEntriesResponse(index=seen, bookmark=True)
         while True:
             async with store.changed:
-                await store.changed.wait_for(lambda: store.index > seen)
+                while store.index <= seen:
+                    await store.changed.wait()
             for index, path in [item for item in store.log if item[0] > seen]:
                 seen = index
                 if path.startswith(request.path):
