@@ -5,7 +5,7 @@ and the entry's placement is the guest's generation. What runs is for the driver
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -52,7 +52,7 @@ class GuestStore(Protocol):
     async def get(self, path: str, *, linearizable: bool = False) -> StoredEntry: ...
     async def list(
         self, path: str = "", *, recursive: bool = False, with_content: bool = False
-    ) -> Sequence[StoredEntry]: ...
+    ) -> Iterable[StoredEntry]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ def parse_guest_path(path: str) -> tuple[NodeName, GuestKind, Vmid] | None:
     return NodeName(match[1]), kind, Vmid(int(match[3]))
 
 
-def next_free(taken: Sequence[int] | set[int]) -> Vmid:
+def next_free(taken: Collection[int]) -> Vmid:
     """The lowest free guest id, from 100 up. Raises NotFound when all are taken."""
     used = set(taken)
     for vmid in range(VMID_MIN, VMID_MAX + 1):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from agent.guests.completion import complete_config
 from agent.guests.domain_nics import MAC_PREFIX
+from agent.guests.template import unpack_template
 from agent.inventory import GuestKind, guest_path
 from agent.tasks import TaskHandle, UndoStep
 from kvorum.config import GuestConfig, parse_properties, render_properties
@@ -15,7 +16,7 @@ from kvorum.ids import Vmid, Volid, parse_volid
 from .host import Host
 from .power import start_now
 from .schema import check_config
-from .volumes import Wish, make_volumes, plan_volumes, unpack_template
+from .volumes import Wish, make_volumes, plan_volumes
 
 REMOVE_CONFIG = "remove-config"
 
@@ -77,7 +78,9 @@ async def create_guest(host: Host, handle: TaskHandle, plan: CreatePlan, *, star
         made = await make_volumes(handle, storages, plan.vmid, plan.kind, plan.wishes)
         if plan.template and (rootfs := made.get("rootfs")):
             volid = Volid(parse_properties(rootfs, default_key="volume")["volume"])
-            await unpack_template(handle, storages.path(Volid(plan.template)), storages.path(volid))
+            handle.progress(-1.0, f"unpack {plan.template}")
+            tarball = storages.path(Volid(plan.template))
+            await unpack_template(tarball, storages.path(volid), vmid=plan.vmid, config=GuestConfig.of(plan.settings))
         config = GuestConfig.of({**plan.settings, **made})
         await host.rewrite(await host.inventory.at(path, linearizable=True), config, reason="create guest")
         # The guest is whole: a start that fails does not unmake it.

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from agent.inventory import GuestKind
 from agent.processes import run
+from agent.storage import images
+from agent.storage.naming import ImageFormat
 from agent.tasks import TaskHandle, UndoStep
-from kvorum.config.sizes import MIB, render_size
-from kvorum.errors import CommandFailed, InvalidInput, NotFound
+from kvorum.config.sizes import render_size
+from kvorum.errors import InvalidInput, NotFound
 from kvorum.ids import Vmid, Volid
 
 from .disks import Disk, is_disk_key, parse_disk
@@ -23,7 +23,7 @@ from .host import Storages
 
 FREE_VOLUME = "free-volume"
 _CONVERT_TIMEOUT_S = 3600.0
-_UNPACK_TIMEOUT_S = 600.0
+SECTOR_BYTES = 512
 # What Proxmox VE makes on a directory, and what every cache and snapshot works with.
 _DEFAULT_FORMAT = {GuestKind.vm: "qcow2", GuestKind.container: "subvol"}
 
@@ -113,17 +113,13 @@ async def image_size(storages: Storages, source: str) -> int:
     path = source_path(storages, source)
     if not await asyncio.to_thread(path.is_file):
         raise NotFound(f"there is no image {source} on this node", remedy="name a file that the owner node can read")
-    said = await run(["qemu-img", "info", "--output=json", path], timeout_s=60)
-    try:
-        info = msgspec.json.decode(said.stdout, type=_ImageInfo)
-    except msgspec.DecodeError as error:
-        raise CommandFailed(f"qemu-img says nothing of use about {source}: {error}") from error
-    return -(-info.virtual_size // MIB) * MIB if info.virtual_size % 512 else info.virtual_size
+    size_bytes = (await images.info(path, _format_of(source))).virtual_size
+    return -(-size_bytes // SECTOR_BYTES) * SECTOR_BYTES
 
 
-class _ImageInfo(msgspec.Struct, rename="kebab"):
-    virtual_size: int
-    format: str
+def _format_of(source: str) -> ImageFormat:
+    """By the name, never by the content: a raw image's first sector is the guest's and may claim to be anything."""
+    return ImageFormat.qcow2 if source.endswith(".qcow2") else ImageFormat.raw
 
 
 async def _import(handle: TaskHandle, storages: Storages, wish: Wish, volid: Volid) -> None:
@@ -131,18 +127,5 @@ async def _import(handle: TaskHandle, storages: Storages, wish: Wish, volid: Vol
     source, target = source_path(storages, wish.import_from), storages.path(volid)
     handle.progress(-1.0, f"import {wish.import_from}")
     # -n: the volume is there already, with its size.
-    await run(["qemu-img", "convert", "-n", "-O", storages.format(volid), source, target], timeout_s=_CONVERT_TIMEOUT_S)
-
-
-async def unpack_template(handle: TaskHandle, template: Path, root: Path) -> None:
-    """Fill a container's root directory. Raises NotFound, CommandFailed."""
-    if not await asyncio.to_thread(template.is_file):
-        raise NotFound(
-            f"there is no template {template.name}", remedy="list them with 'ls template/cache' in the storage"
-        )
-    handle.progress(-1.0, f"unpack {template.name}")
-    # Owners by number: the names in the archive mean nothing on this host. Device nodes are for the container's start.
-    await run(
-        ["tar", "--extract", "--file", template, "--directory", root, "--numeric-owner", "--preserve-permissions"],
-        timeout_s=_UNPACK_TIMEOUT_S,
-    )
+    formats = ["-f", _format_of(wish.import_from), "-O", storages.format(volid)]
+    await run(["qemu-img", "convert", "-n", *formats, source, target], timeout_s=_CONVERT_TIMEOUT_S)
