@@ -23,7 +23,7 @@ import msgspec
 
 from kvorum.errors import AlreadyExists, Locked, NotFound
 from kvorum.node import write_atomically
-from lab import boot, cgroups, forming, leftovers, processes, programs, relay, requirements, syscalls
+from lab import boot, capabilities, cgroups, forming, leftovers, processes, programs, relay, requirements, syscalls
 from lab.images import provide
 from lab.layout import BASE, LabLayout, parse_node
 from lab.node import Node
@@ -97,6 +97,8 @@ class Lab:
             for node in self.nodes:
                 node.wait_ready(["libvirtd"])
             say("libvirtd answers on each")
+            if capabilities.learn(self.nodes):
+                say("libvirt has learnt what QEMU can do")
             if images:
                 provide.provide(self.layout, nodes, say)
                 say("guest images are in place")
@@ -120,6 +122,7 @@ class Lab:
         booting = []
         for node in self.nodes:
             boot.install(node.layout)
+            capabilities.install(node.layout)
             booting.append(boot.Booting(node.layout, switch_pid=switch_pid))
         for one in booting:
             one.wait()

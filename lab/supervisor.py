@@ -69,17 +69,21 @@ class Supervisor:
     environment: Mapping[str, str]
     socket_path: Path
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    _listener: socket.socket = field(init=False)
     _is_ending: bool = False
 
     def start_all(self) -> None:
+        """From its return on the socket can be connected to; answers come from `run_forever`."""
+        self._listener = self._listen()
         for unit in self.units.values():
             self._start(unit)
 
     def run_forever(self) -> None:
         """Returns after SIGTERM, once every daemon has ended."""
-        waker, listener = self._wake_on_signals(), self._listen()
+        waker, listener = self._wake_on_signals(), self._listener
         self._selector.register(waker, selectors.EVENT_READ)
         self._selector.register(listener, selectors.EVENT_READ)
+        self._reap()  # whoever ended before there was a waker
         while not (self._is_ending and all(unit.pid == 0 for unit in self.units.values())):
             for key, _ in self._selector.select(self._wait_s()):
                 if key.fileobj is waker:

@@ -1,4 +1,4 @@
-"""Where built images are kept: one directory for each kind and content of its sources, put there whole or not at all."""
+"""Where what was built is kept: one directory for each kind and content of its sources, put there whole or not at all."""
 
 import hashlib
 import os
@@ -22,13 +22,16 @@ def key(sources: Iterable[Path], *extra: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def built(kind: str, content: str, build: Callable[[Path], None], *, cache: Path = IMAGE_CACHE) -> Path:
-    """The directory of this kind and content; `build` fills it the first time. Two may build it at once: one wins."""
-    place = cache / f"{kind}-{content}"
+def place(kind: str, content: str) -> Path:
+    return IMAGE_CACHE / f"{kind}-{content}"
+
+
+def built(place: Path, build: Callable[[Path], None]) -> Path:
+    """`place`, a directory that `build` fills the first time. Two may build it at once: one wins."""
     if place.is_dir():
         return place
-    cache.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=cache, prefix=f".{kind}."))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}."))
     try:
         build(work)
         work.chmod(0o755)

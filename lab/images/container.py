@@ -26,7 +26,7 @@ _FILES = {
 
 def build() -> Path:
     """The template archive."""
-    return cache.built("container", cache.key([_INIT, Path(__file__), _BUSYBOX]), _pack) / FILE_NAME
+    return cache.built(cache.place("container", cache.key([_INIT, Path(__file__), _BUSYBOX])), _pack) / FILE_NAME
 
 
 def _pack(directory: Path) -> None:

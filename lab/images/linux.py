@@ -36,9 +36,9 @@ class LinuxImage:
 
 def build() -> LinuxImage:
     """Raises CommandFailed when the kernel's package can be had neither from the cache nor from apt."""
-    kernel = cache.built("kernel", cache.key([], "vmlinux and modules", *_MODULES), _fetch_kernel)
+    kernel = cache.built(cache.place("kernel", cache.key([], "vmlinux and modules", *_MODULES)), _fetch_kernel)
     sources = [_INIT, Path(__file__), _BUSYBOX, kernel / "modules.list"]
-    initrd = cache.built("initrd", cache.key(sources), lambda directory: _write_initrd(kernel, directory))
+    initrd = cache.built(cache.place("initrd", cache.key(sources)), lambda directory: _write_initrd(kernel, directory))
     return LinuxImage(kernel=kernel / "vmlinux", initrd=initrd / "initrd.cpio")
 
 

@@ -12,7 +12,7 @@ _SOURCE = cache.SOURCES / "micro.S"
 
 def build() -> Path:
     """The disk image; not to be booted in place, but copied."""
-    return cache.built("micro", cache.key([_SOURCE, Path(__file__)]), _assemble) / "micro.raw"
+    return cache.built(cache.place("micro", cache.key([_SOURCE, Path(__file__)])), _assemble) / "micro.raw"
 
 
 def _assemble(directory: Path) -> None:

@@ -87,9 +87,9 @@ def test_an_image_is_built_once_for_the_same_sources(tmp_path: Path) -> None:
         built.append(directory)
         (directory / "image").write_text("x")
 
-    first = cache.built("thing", "k1", build, cache=tmp_path)
-    again = cache.built("thing", "k1", build, cache=tmp_path)
-    other = cache.built("thing", "k2", build, cache=tmp_path)
+    first = cache.built(tmp_path / "thing-k1", build)
+    again = cache.built(tmp_path / "thing-k1", build)
+    other = cache.built(tmp_path / "thing-k2", build)
     assert first == again != other
     assert len(built) == 2
 
@@ -100,7 +100,7 @@ def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
         raise CommandFailed("no")
 
     with pytest.raises(CommandFailed):
-        cache.built("thing", "k", build, cache=tmp_path)
+        cache.built(tmp_path / "thing-k", build)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -110,6 +110,6 @@ def test_a_build_that_somebody_else_finished_first_is_taken_from_them(tmp_path: 
         (tmp_path / "thing-k").mkdir()
         (tmp_path / "thing-k" / "image").write_text("theirs")
 
-    place = cache.built("thing", "k", build, cache=tmp_path)
+    place = cache.built(tmp_path / "thing-k", build)
     assert (place / "image").read_text() == "theirs"
     assert list(tmp_path.iterdir()) == [place]
