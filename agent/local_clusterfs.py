@@ -4,9 +4,10 @@ For the services that speak the generated messages anyway (the cluster's and the
 `AgentContext.store`. The socket may come and go: nothing here connects before the first call.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import grpc
 
@@ -21,6 +22,8 @@ SOURCE_KEY = "kvorum-source"
 
 READ_TIMEOUT_S = 5.0
 WRITE_TIMEOUT_S = 15.0
+# How long a call waits for a clusterfs that is just (re)starting.
+PATIENCE_S = 3.0
 
 CHANNEL_OPTIONS = [
     # The other process may start later than this one: do not wait long before trying again.
@@ -28,18 +31,6 @@ CHANNEL_OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.enable_http_proxy", 0),
 ]
-
-Request_contra = TypeVar("Request_contra", contravariant=True)
-Response_co = TypeVar("Response_co", covariant=True)
-Response = TypeVar("Response")
-
-
-class Method(Protocol[Request_contra, Response_co]):
-    """A unary call of a stub."""
-
-    def __call__(
-        self, request: Request_contra, /, *, timeout: float, metadata: tuple[tuple[str, str], ...]
-    ) -> Awaitable[Response_co]: ...
 
 
 class LocalClusterfs:
@@ -49,10 +40,20 @@ class LocalClusterfs:
         self.replica = ReplicaServiceStub(self._channel)
 
     async def ask(
-        self, method: Callable[..., Any], request: object, *, timeout_s: float = WRITE_TIMEOUT_S, author: str = ""
+        self,
+        method: Callable[..., Any],
+        request: object,
+        *,
+        timeout_s: float = WRITE_TIMEOUT_S,
+        patience_s: float = PATIENCE_S,
+        author: str = "",
     ) -> Any:
-        """One call, answered or failed within `timeout_s`. Raises what clusterfs answers, Unreachable when it does not run."""
+        """One call, answered within `timeout_s` once there is a connection, for which it waits at most `patience_s`.
+
+        Raises what clusterfs answers, Unreachable when it does not run.
+        """
         metadata = ((AUTHOR_KEY, author or "agent"), (SOURCE_KEY, "agent"))
+        await self._wait_for_connection(patience_s)
         try:
             return await method(request, timeout=timeout_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
@@ -69,16 +70,25 @@ class LocalClusterfs:
             return None
         return response.entry
 
+    async def entries(self, directory: str, *, with_content: bool = False) -> list[store_pb2.Entry]:
+        """What lies in a directory, sorted by path; nothing when it is not there."""
+        request = store_pb2.ListEntriesRequest(path=directory, with_content=with_content)
+        found: list[store_pb2.Entry] = []
+        while True:
+            try:
+                page: store_pb2.ListEntriesResponse = await self.ask(
+                    self.store.ListEntries, request, timeout_s=READ_TIMEOUT_S
+                )
+            except NotFound:
+                return found
+            found.extend(page.entries)
+            if not page.next_page_token:
+                return found
+            request.page_token = page.next_page_token
+
     async def names(self, directory: str) -> list[str]:
         """Names in a directory, sorted; none when it is not there."""
-        request = store_pb2.ListEntriesRequest(path=directory)
-        try:
-            response: store_pb2.ListEntriesResponse = await self.ask(
-                self.store.ListEntries, request, timeout_s=READ_TIMEOUT_S
-            )
-        except NotFound:
-            return []
-        return sorted(entry.path.rpartition("/")[2] for entry in response.entries)
+        return sorted(entry.path.rpartition("/")[2] for entry in await self.entries(directory))
 
     async def watch(self, request: store_pb2.WatchEntriesRequest) -> AsyncIterator[store_pb2.WatchEntriesResponse]:
         """Until the caller stops or clusterfs does (then raises). The first answer is a bookmark."""
@@ -87,6 +97,15 @@ class LocalClusterfs:
                 yield response
         except grpc.aio.AioRpcError as error:
             raise explain(error) from error
+
+    async def _wait_for_connection(self, patience_s: float) -> None:
+        """Not gRPC's wait_for_ready, whose failure cannot be told from a call that was sent and not answered."""
+        try:
+            async with asyncio.timeout(patience_s):
+                while (state := self._channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+                    await self._channel.wait_for_state_change(state)
+        except TimeoutError:
+            return  # the call itself will fail, with the reason
 
     async def close(self) -> None:
         await self._channel.close()

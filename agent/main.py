@@ -43,10 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def run(options: argparse.Namespace) -> None:
     """Until SIGTERM or SIGINT."""
-    from clusterfs.client import StoreClient
-
     from agent.guests import accel
     from agent.tasks import TaskRunner
+    from clusterfs.client import StoreClient
 
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -64,17 +64,8 @@ class Trust:
             await self._reload()
 
     async def _reload(self) -> None:
-        request = store_pb2.ListEntriesRequest(path=TOKENS_DIRECTORY, with_content=True)
         tokens: dict[str, StoredToken] = {}
-        try:
-            response: store_pb2.ListEntriesResponse = await self._clusterfs.ask(
-                self._clusterfs.store.ListEntries, request
-            )
-        except KvorumError as error:
-            if error.reason != "NOT_FOUND":
-                raise
-            response = store_pb2.ListEntriesResponse()
-        for entry in response.entries:
+        for entry in await self._clusterfs.entries(TOKENS_DIRECTORY, with_content=True):
             try:
                 token = parse_stored(entry.content)
             except PermissionDenied as error:

@@ -191,9 +191,8 @@ async def _release(core: Core, name: str) -> None:
 
 async def _forget_expired(core: Core) -> None:
     """Delete entries of tokens that nobody used in time."""
-    for file in await core.clusterfs.names(join_token.TOKENS_DIRECTORY):
-        entry = await core.clusterfs.read(f"{join_token.TOKENS_DIRECTORY}/{file}")
-        if entry is None or _expiry_of(entry.content) > core.now().timestamp():
+    for entry in await core.clusterfs.entries(join_token.TOKENS_DIRECTORY, with_content=True):
+        if _expiry_of(entry.content) > core.now().timestamp():
             continue
         try:
             await _delete(core, entry.path, version=entry.version, author="agent", reason="join token expired")

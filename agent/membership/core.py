@@ -87,6 +87,7 @@ class Core:
 
     async def activate(self, identity: Identity, members: list[replica_pb2.Member]) -> None:
         """Put the identity in force on disk and have clusterfs start its replica."""
+        await self._put_aside()  # what an earlier cluster has left, when clusterfs was down as the node left it
         save_identity(identity, self.paths.identity)
         request = replica_pb2.ActivateReplicaRequest(members=members, cluster_name=identity.cluster_name)
         await self.clusterfs.ask(self.clusterfs.replica.ActivateReplica, request, timeout_s=ACTIVATE_TIMEOUT_S)
@@ -94,17 +95,21 @@ class Core:
     async def retire(self) -> None:
         """Stop the replica, and forget identity and keys. Bears being called when only part of them is there."""
         try:
-            response: replica_pb2.RetireReplicaResponse = await self.clusterfs.ask(
-                self.clusterfs.replica.RetireReplica, replica_pb2.RetireReplicaRequest()
-            )
-            if response.archive_path:
-                log.info("the replica's data is kept in %s", response.archive_path)
-        except (NotFound, Refused) as error:
-            log.debug("no replica to retire: %s", error)
+            await self._put_aside()
         finally:
             self.paths.identity.unlink(missing_ok=True)
             key_files.remove(self.paths.pki)
             await self.peers.close()
+
+    async def _put_aside(self) -> None:
+        try:
+            response: replica_pb2.RetireReplicaResponse = await self.clusterfs.ask(
+                self.clusterfs.replica.RetireReplica, replica_pb2.RetireReplicaRequest()
+            )
+        except (NotFound, Refused) as error:
+            log.debug("no replica to retire: %s", error)
+        else:
+            log.info("the replica's data is kept in %s", response.archive_path)
 
     async def wait_until(self, condition: Callable[[View], bool], *, timeout_s: float, what: str) -> View:
         """The first view that meets the condition. Raises Timeout; a clusterfs that does not answer just has not met it yet."""

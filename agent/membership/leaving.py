@@ -36,7 +36,12 @@ async def leave_cluster(core: Core, *, force: bool) -> None:
         if others:
             await _be_removed(core, view, others, force=force)
         await core.presence.close()
-        await core.retire()
+        try:
+            await core.retire()
+        except KvorumError as error:
+            if not force:
+                raise
+            log.warning("the replica's data is still in place, joining again will put it aside: %s", error)
     log.info("left cluster %s", identity.cluster_name)
 
 

@@ -88,6 +88,7 @@ class Membership:
                     self._clusterfs.replica.GetReplicaStatus,
                     replica_pb2.GetReplicaStatusRequest(),
                     timeout_s=STATUS_TIMEOUT_S,
+                    patience_s=0.5,
                 )
                 self.view, self._taken_at = view_of(response), started_at
             return self.view

@@ -295,3 +295,16 @@ async def test_an_agent_serves_before_its_config_store_does(world: Any, raises: 
     await eventually(lambda: node.is_listening() and node.agent.core.membership.view.is_active)
     status = await node.cluster.GetClusterStatus(pb.GetClusterStatusRequest())
     assert status.quorate
+
+
+async def test_what_an_earlier_cluster_left_does_not_stand_in_the_way(world: Any) -> None:
+    node = await found(world)
+    await node.clusterfs.stop()  # the replica's data stays where it is
+    await node.cluster.LeaveCluster(pb.LeaveClusterRequest(force=True), timeout=20)
+    assert node.agent.identity is None
+    assert not node.paths.pki.directory.exists()
+    await node.clusterfs.start()
+    assert node.clusterfs.store is not None
+    await eventually(lambda: node.agent.core.membership.view.is_active)
+    await node.cluster.BootstrapCluster(pb.BootstrapClusterRequest(cluster_name="anew", address=node.address))
+    assert node.agent.identity.cluster_name == "anew"
