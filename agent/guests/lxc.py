@@ -26,10 +26,12 @@ from agent.guests.lxc_config import (
     IdMap,
     container_cgroup,
     interfaces,
+    is_image,
     is_unprivileged,
     lxc_config,
     monitor_cgroup,
     monitor_end_cgroup,
+    mounted_at,
 )
 from agent.guests.lxc_log import first_error, signal_number
 from agent.guests.template import init_program
@@ -136,7 +138,11 @@ class LxcDriver:
             )
         for directory in (self._console_directory, self._log_directory):
             directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lxc_config(guest, self._host(), init=init).encode())
+        host = self._host()
+        write_atomically(path, lxc_config(guest, host, init=init).encode())
+        for volume in guest.volumes:
+            if is_image(config, volume):
+                mounted_at(vmid, volume, host).mkdir(exist_ok=True)
         # liblxc appends, and what it said at the last start would be taken for this one's.
         self._log_path(vmid).unlink(missing_ok=True)
         # Left by a monitor that was killed; liblxc refuses to start over them.
@@ -145,11 +151,13 @@ class LxcDriver:
     def _check_root(self, guest: Guest) -> str:
         """Where /sbin/init leads to; empty for a root that cannot be looked into from here."""
         root = next((volume for volume in guest.volumes if volume.key == "rootfs"), None)
-        if root is None or root.format != "subvol":
+        if root is None:
             return ""
         remedy = "create the container from a template, or restore it"
-        if not root.path.is_dir():
+        if not root.path.exists():
             raise NotFound(f"the root file system of container {guest.vmid} is missing: {root.path}", remedy=remedy)
+        if root.format != "subvol":
+            return ""
         init = init_program(root.path)
         if not init and "lxc.init.cmd" not in guest.config:
             raise NotFound(f"the root file system of container {guest.vmid} has no /sbin/init", remedy=remedy)
@@ -182,6 +190,7 @@ class LxcDriver:
             has_apparmor=enabled.exists() and enabled.read_text().startswith("Y"),
             cpus=tuple(sorted(os.sched_getaffinity(0))),
             id_map=self._id_map,
+            lxc_path=self._lxc_path,
             console_directory=self._console_directory,
         )
 
@@ -222,10 +231,12 @@ class LxcDriver:
         return bool(found)
 
     def _send_halt(self, vmid: Vmid, init: int) -> None:
-        """The signal of the container's config; without one, what liblxc would choose."""
+        """The signal of the container's config; without one, what liblxc would choose, but it does not know busybox."""
         number = signal.SIGRTMIN + 3
         if configured := self._configured_halt(vmid):
             number = configured
+        elif lxc_cgroups.program(init) == "busybox":
+            number = signal.SIGUSR1
         elif not lxc_cgroups.blocks_signal(init, number):
             number = signal.SIGPWR
         lxc_cgroups.signal_member(init, container_cgroup(vmid), number)
@@ -294,8 +305,10 @@ class LxcDriver:
         config = self._config_path(vmid)
         if config.exists() and config.read_text(errors="replace").startswith(MARKER):
             config.unlink()
-            with contextlib.suppress(OSError):
-                config.parent.rmdir()
+            for directory in (*config.parent.iterdir(), config.parent):
+                # Where images were mounted: empty, unless somebody keeps files of their own there.
+                with contextlib.suppress(OSError):
+                    directory.rmdir()
 
     def _logged_error(self, vmid: Vmid) -> str:
         try:

@@ -162,6 +162,14 @@ def blocks_signal(pid: int, number: int, proc: Path = PROC) -> bool:
     return False
 
 
+def program(pid: int, proc: Path = PROC) -> str:
+    """Name of the file that the process runs; empty when it is gone."""
+    try:
+        return (proc / str(pid) / "exe").readlink().name
+    except OSError:
+        return ""
+
+
 def _directories(layout: Layout, name: str) -> list[Path]:
     """The cgroup and all below it, parents first, over all hierarchies."""
     return [path for root in layout.roots() for path in _tree(root / name)]

@@ -31,6 +31,7 @@ _HOSTNAME = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a
 _INTERFACE = re.compile(r"[a-zA-Z0-9_.:-]{1,15}")
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 _ADDRESS = re.compile(r"[0-9a-fA-F.:]+(/[0-9]{1,3})?")
+_PATH = re.compile(r"/[A-Za-z0-9/._+@=-]*")
 _INTERFACE_NAME_MAX = 15
 
 
@@ -55,6 +56,7 @@ class Host:
     # CPUs that containers may be given.
     cpus: tuple[int, ...] = (0,)
     id_map: IdMap = IdMap()
+    lxc_path: Path = Path("/var/lib/lxc")
     console_directory: Path = Path("/var/log/kvorum/console")
     include_directory: Path = Path("/usr/share/lxc/config")
 
@@ -90,8 +92,9 @@ def lxc_config(guest: Guest, host: Host, *, init: str = "") -> str:
         *_privileges(config, host),
         f"lxc.uts.name = {hostname(guest.vmid, config)}",
         f"lxc.arch = {_architecture(config)}",
-        *_root(guest),
-        *_mount_points(guest),
+        *_root(guest, host),
+        *_images(guest, host),
+        *_mount_points(guest, host),
         *_terminals(guest, host),
         *_halt(config, init),
         *_cgroup_directories(guest.vmid),
@@ -180,7 +183,7 @@ def _architecture(config: GuestConfig) -> str:
     return _ARCHITECTURES[name]
 
 
-def _root(guest: Guest) -> list[str]:
+def _root(guest: Guest, host: Host) -> list[str]:
     root = next((volume for volume in guest.volumes if volume.key == "rootfs"), None)
     if root is None:
         raise ConfigError(
@@ -188,40 +191,67 @@ def _root(guest: Guest) -> list[str]:
         )
     match root.format:
         case "subvol":
-            path = f"dir:{_plain_path(root)}"
+            return [
+                f"lxc.rootfs.path = dir:{_plain_path(root)}",
+                *(["lxc.rootfs.options = ro"] if root.read_only else []),
+            ]
         case "raw":
-            if is_unprivileged(guest.config):
-                raise Unsupported(
-                    "a raw root file system of an unprivileged container is not supported yet",
-                    remedy="use a directory volume, or 'unprivileged: 0'",
-                )
-            path = f"loop:{_plain_path(root)}"
+            return [f"lxc.rootfs.path = dir:{mounted_at(guest.vmid, root, host)}"]
         case _:
             raise Unsupported(f"a container cannot have a {root.format} volume as rootfs", remedy="use subvol or raw")
-    lines = [f"lxc.rootfs.path = {path}"]
-    if root.read_only:
-        lines.append("lxc.rootfs.options = ro")
+
+
+def _images(guest: Guest, host: Host) -> list[str]:
+    """Images are mounted in the mount namespace of the container's monitor, and so are gone with it, however it ends.
+
+    Not liblxc's own `loop:`: it asks for the loop device when the container's limits already forbid it.
+    """
+    images = [volume for volume in guest.volumes if is_image(guest.config, volume)]
+    if not images:
+        return []
+    # With version 0 liblxc would append arguments of its own to the command.
+    lines = ["lxc.monitor.unshare = 1", "lxc.hook.version = 1"]
+    for volume in images:
+        target = mounted_at(guest.vmid, volume, host)
+        options = "loop,ro" if _is_read_only(guest.config, volume) else "loop"
+        lines.append(f"lxc.hook.pre-start = mount -t ext4 -o {options} {_plain_path(volume)} {target}")
+        if is_unprivileged(guest.config) and volume.key != "rootfs" and "ro" not in options:
+            # A new file system belongs to the host's root, whom the container does not know.
+            give = f"chown {host.id_map.first}:{host.id_map.first} {target}"
+            lines.append(f'lxc.hook.pre-start = test "$(stat -c %u {target})" != 0 || {give}')
     return lines
 
 
-def _mount_points(guest: Guest) -> list[str]:
+def _mount_points(guest: Guest, host: Host) -> list[str]:
     volumes = {volume.key: volume for volume in guest.volumes}
     lines = []
     for index, value in guest.config.numbered("mp").items():
         key = f"mp{index}"
-        properties = parse_properties(value, default_key="volume", field=key)
         if key not in volumes:
             raise ConfigError(f"{key} has no volume", field=key)
         volume = volumes[key]
-        # A path of the host instead of a volume (`mp0: /srv/data,mp=/data`) is a bind mount, whatever it is called.
-        is_bind_mount = properties.get("volume", "").startswith("/")
-        if volume.format != "subvol" and not is_bind_mount:
-            raise Unsupported(f"{key}: only directory volumes can be mount points yet, this is {volume.format}")
-        is_read_only = volume.read_only or parse_bool(properties.get("ro", "0"), field=key)
-        options = "bind,create=dir" + (",ro" if is_read_only else "")
-        source, target = _escaped(str(volume.path)), _escaped(mount_target(key, properties))
-        lines.append(f"lxc.mount.entry = {source} {target} none {options} 0 0")
+        path = mounted_at(guest.vmid, volume, host) if is_image(guest.config, volume) else volume.path
+        if volume.format not in {"subvol", "raw"}:
+            raise Unsupported(f"{key}: a container cannot have a {volume.format} volume", remedy="use subvol or raw")
+        target = mount_target(key, parse_properties(value, default_key="volume", field=key))
+        options = "bind,create=dir" + (",ro" if _is_read_only(guest.config, volume) else "")
+        lines.append(f"lxc.mount.entry = {_escaped(str(path))} {_escaped(target)} none {options} 0 0")
     return lines
+
+
+def is_image(config: GuestConfig, volume: Volume) -> bool:
+    """A file with a file system in it; not a path of the host (`mp0: /srv/data,mp=/data`), whatever that is called."""
+    return volume.format == "raw" and not config.get(volume.key, "").startswith("/")
+
+
+def mounted_at(vmid: Vmid, volume: Volume, host: Host) -> Path:
+    """Where an image is mounted for the container, out of sight of the host."""
+    return host.lxc_path / str(vmid) / volume.key
+
+
+def _is_read_only(config: GuestConfig, volume: Volume) -> bool:
+    properties = parse_properties(config.get(volume.key, ""), default_key="volume", field=volume.key)
+    return volume.read_only or parse_bool(properties.get("ro", "0"), field=volume.key)
 
 
 def _terminals(guest: Guest, host: Host) -> list[str]:
@@ -375,9 +405,14 @@ def _check(pattern: re.Pattern[str], value: str, key: str, name: str, remedy: st
 
 
 def _plain_path(volume: Volume) -> str:
+    """liblxc splits some values at colons and gives others to a shell: nothing that needs quoting may be in a path."""
     path = str(volume.path)
-    if not volume.path.is_absolute() or any(character in path for character in "\n:"):
-        raise ConfigError(f"{volume.key}: liblxc cannot use the path {path!r}", field=volume.key)
+    if not _PATH.fullmatch(path):
+        raise ConfigError(
+            f"{volume.key}: the path {path!r} has characters that liblxc cannot take",
+            field=volume.key,
+            remedy="use letters, digits and ./_+@=- in the storage's path",
+        )
     return path
 
 

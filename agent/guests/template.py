@@ -10,13 +10,15 @@ import contextlib
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from agent.guests.lxc_config import IdMap, hostname, interfaces, is_unprivileged, nameservers
 from agent.processes import run
+from agent.storage.images import make_filesystem
 from kvorum.config.guest import GuestConfig
-from kvorum.errors import CommandFailed, NotFound, Refused, Unsupported
+from kvorum.errors import CommandFailed, NotFound, Refused
 from kvorum.ids import Vmid
 
 UNPACK_TIMEOUT_S = 600.0
@@ -35,11 +37,15 @@ _LINKS_MAX = 40
 async def unpack_template(
     tarball: Path, root: Path, *, vmid: Vmid, config: GuestConfig, id_map: IdMap | None = None
 ) -> None:
-    """Fill the empty directory `root` and write the container's name into it.
+    """Fill the container's root volume, an empty directory or a raw image, and write the container's name into it.
 
-    With `unprivileged: 1` in the config the files get the owners that `id_map` gives them. Whatever goes wrong, `root` is
-    empty afterwards. Raises NotFound (no such template), Refused (`root` is not empty), CommandFailed (no archive, disk full).
+    With `unprivileged: 1` in the config the files get the owners that `id_map` gives them. When something goes wrong, a
+    directory is empty afterwards and an image holds no file system. Raises NotFound (no such template), Refused (`root` is
+    not empty), CommandFailed (no archive, disk full).
     """
+    if await asyncio.to_thread(root.is_file):
+        await _fill_image(tarball, root, vmid=vmid, config=config, id_map=id_map)
+        return
     ids = (id_map or IdMap()) if is_unprivileged(config) else None
     await asyncio.to_thread(_require_empty, root)
     try:
@@ -48,6 +54,20 @@ async def unpack_template(
     except BaseException:
         await asyncio.shield(asyncio.to_thread(_clear, root))
         raise
+
+
+async def _fill_image(tarball: Path, image: Path, *, vmid: Vmid, config: GuestConfig, id_map: IdMap | None) -> None:
+    """By way of a directory beside it, so that an untrusted file system is never mounted on the host."""
+    staging = await asyncio.to_thread(tempfile.mkdtemp, prefix=f".unpack-{image.name}-", dir=image.parent)
+    try:
+        tree = Path(staging, "root")
+        await asyncio.to_thread(tree.mkdir)
+        # The user that unpacks for an unprivileged container must get through.
+        await asyncio.to_thread(tree.parent.chmod, 0o711)
+        await unpack_template(tarball, tree, vmid=vmid, config=config, id_map=id_map)
+        await make_filesystem(image, content=tree, owner=(await asyncio.to_thread(tree.stat)).st_uid)
+    finally:
+        await asyncio.shield(asyncio.to_thread(shutil.rmtree, staging, ignore_errors=True))
 
 
 def personalise(root: Path, vmid: Vmid, config: GuestConfig, *, owner: int = 0) -> None:
@@ -123,10 +143,8 @@ async def _extract(tarball: Path, root: Path, ids: IdMap | None) -> None:
 def _require_empty(root: Path) -> None:
     try:
         entries = [entry.name for entry in root.iterdir() if entry.name != "lost+found"]
-    except NotADirectoryError:
-        raise Unsupported(
-            "a template can only be unpacked into a directory volume", remedy="use format=subvol"
-        ) from None
+    except FileNotFoundError:
+        raise NotFound(f"there is no volume at {root}", remedy="allocate it first") from None
     if entries:
         raise Refused(f"{root} is not empty", remedy="unpack into a new volume")
 

@@ -77,7 +77,9 @@ class DirectoryStorage:
     def kind(self, name: str) -> Content:
         return parse_name(name).content
 
-    async def allocate(self, vmid: Vmid, size_bytes: int, image_format: ImageFormat, *, name: str | None) -> str:
+    async def allocate(
+        self, vmid: Vmid, size_bytes: int, image_format: ImageFormat, *, kind: Content, name: str | None
+    ) -> str:
         if name is not None:
             self._check_given(name, vmid, image_format)
         taken = await self._take(vmid, image_format, name)
@@ -86,6 +88,8 @@ class DirectoryStorage:
         path = self.path(taken)
         try:
             await images.create(path, size_bytes, image_format)
+            if kind is Content.rootdir:
+                await images.make_filesystem(path)
         except CommandFailed as error:
             await self._forget_half_made(path)
             raise self._translated(error, taken) from error
@@ -267,7 +271,7 @@ class DirectoryStorage:
             log.warning("storage %s: cannot remove the unfinished %s: %s", self._options.id, path, error.strerror)
 
     def _translated(self, error: CommandFailed, name: str) -> KvorumError:
-        if "No space left" in error.message:
+        if "No space left" in error.message + error.details.get("stderr", ""):
             return self._is_full(name)
         return CommandFailed(
             f"storage {self._options.id}: {name}: {error.message}", remedy=error.remedy, details=error.details

@@ -62,9 +62,13 @@ class StorageDriver(Protocol):
 
     def kind(self, name: str) -> Content: ...
 
-    async def allocate(self, vmid: Vmid, size_bytes: int, image_format: ImageFormat, *, name: str | None) -> str:
-        """Make a volume and return its name: the lowest free number, or `name` itself. Raises AlreadyExists. A volume that
-        cannot be finished leaves nothing behind."""
+    async def allocate(
+        self, vmid: Vmid, size_bytes: int, image_format: ImageFormat, *, kind: Content, name: str | None
+    ) -> str:
+        """Make a volume and return its name: the lowest free number, or `name` itself. Raises AlreadyExists.
+
+        An image for a container (`kind` rootdir) gets a file system. What cannot be finished leaves nothing behind.
+        """
 
     async def free(self, name: str) -> None:
         """Remove the volume and what it holds. No error when there is none."""

@@ -1,4 +1,4 @@
-"""Disk images in files: made and grown by qemu-img, measured by their first bytes.
+"""Disk images in files: made and grown by qemu-img, filled by mkfs, measured by their first bytes.
 
 Formats are always given, never guessed: the first sector of a raw image is the guest's, and one that looked like a qcow2
 header could name any file of the host as its backing file.
@@ -15,6 +15,7 @@ from kvorum.errors import CommandFailed
 
 CREATE_TIMEOUT_S = 120.0
 INFO_TIMEOUT_S = 30.0
+FILESYSTEM_TIMEOUT_S = 600.0
 QCOW2_HEADER_BYTES = 32
 
 _QCOW2_MAGIC = b"QFI\xfb"
@@ -35,6 +36,17 @@ async def create(path: Path, size_bytes: int, image_format: ImageFormat) -> None
     options = ["-o", "preallocation=metadata"] if image_format is ImageFormat.qcow2 else []
     command: list[str | Path] = ["qemu-img", "create", "-q", "-f", image_format, *options, path, str(size_bytes)]
     await run(command, timeout_s=CREATE_TIMEOUT_S)
+
+
+async def make_filesystem(path: Path, *, content: Path | None = None, owner: int = 0) -> None:
+    """An ext4 over the whole of a raw image, holding a copy of the directory `content`. Nothing is mounted for it.
+
+    `owner` (user and group) gets its top directory, which is not copied. Raises CommandFailed.
+    """
+    command: list[str | Path] = ["mkfs.ext4", "-q", "-F", "-E", f"root_owner={owner}:{owner}"]
+    if content is not None:
+        command += ["-d", content]
+    await run([*command, path], timeout_s=FILESYSTEM_TIMEOUT_S)
 
 
 async def resize(path: Path, size_bytes: int, image_format: ImageFormat) -> None:

@@ -91,14 +91,16 @@ class Storages:
         """
         driver = self._usable(storage)
         wanted = parse_format(image_format)
-        self._require_content(storage, kind)
+        content = self._require_content(storage, kind)
+        if content not in GUEST_CONTENT:
+            raise InvalidInput(f"no guest has {kind}", field="content", remedy="use images or rootdir")
         if kind == Content.images and wanted is ImageFormat.subvol:
             raise InvalidInput("a VM cannot have a subvol", field="format", remedy="use raw or qcow2")
         if kind == Content.rootdir and wanted is ImageFormat.qcow2:
             raise InvalidInput("a container cannot have a qcow2 volume", field="format", remedy="use subvol or raw")
         if size_bytes < 0 or (size_bytes == 0 and wanted is not ImageFormat.subvol):
             raise InvalidInput(f"a volume of {size_bytes} bytes", field="size", remedy="name a size, as in 4G")
-        made = await driver.allocate(vmid, size_bytes, wanted, name=name)
+        made = await driver.allocate(vmid, size_bytes, wanted, kind=content, name=name)
         return Volid(f"{storage}:{made}")
 
     async def free(self, volid: Volid) -> None:

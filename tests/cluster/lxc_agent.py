@@ -28,8 +28,9 @@ DRIVER = LxcDriver(lxc_path=LXC_PATH, log_directory=DIRECTORY / "log")
 
 
 def guest_of(vmid: int, config: str, mounts: dict[str, str]) -> Guest:
-    root = Volume("rootfs", DIRECTORY / "images" / str(vmid), "subvol")
-    volumes = [root, *(Volume(key, Path(path), "subvol") for key, path in mounts.items())]
+    path = DIRECTORY / "images" / str(vmid)
+    root = Volume("rootfs", path, "raw" if path.is_file() else "subvol")
+    volumes = [root, *(Volume(key, Path(at), "raw" if at.endswith(".raw") else "subvol") for key, at in mounts.items())]
     return Guest(Vmid(vmid), GuestConfig.parse(config), tuple(volumes), NodeName("n1"), 1)
 
 
@@ -41,7 +42,12 @@ async def answer(method: str, vmid: int, arguments: dict[str, Any]) -> Any:
     match method:
         case "unpack":
             root = DIRECTORY / "images" / str(vmid)
-            root.mkdir(parents=True)
+            root.parent.mkdir(exist_ok=True)
+            if size_bytes := arguments.get("image_bytes"):
+                root.touch()
+                os.truncate(root, size_bytes)
+            else:
+                root.mkdir()
             config = GuestConfig.parse(arguments["config"])
             await unpack_template(DIRECTORY / "busybox.tar.gz", root, vmid=Vmid(vmid), config=config)
         case "start":

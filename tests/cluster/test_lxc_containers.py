@@ -284,6 +284,32 @@ def test_root_of_an_unprivileged_container_is_nobody_on_the_host(host: Host, vmi
         host.agent.call("start", vmid, config=CONFIG)
 
 
+def loop_devices(path: Path) -> str:
+    return subprocess.run(["losetup", "--associated", str(path)], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize(("number", "more"), [(190, ""), (191, "unprivileged: 1\n")])
+def test_a_container_on_images_has_their_space_and_no_more(host: Host, number: int, more: str) -> None:
+    root, data = host.directory / "images" / str(number), host.directory / f"data-{number}.raw"
+    config = CONFIG + more + "mp0: local:data,mp=/data\n"
+    host.agent.call("unpack", number, config=config, image_bytes=8 << 20)
+    with data.open("wb") as stream:
+        stream.truncate(1 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(data)], check=True)
+    host.agent.call("start", number, config=config, mounts={"mp0": str(data)})
+    assert str(root) in loop_devices(root)
+    # Nobody but the container sees them.
+    assert f"/{number}/" not in host.run("cat", "/proc/mounts")
+    status, _ = host.agent.call("exec", number, argv=["/bin/dd", "if=/dev/zero", "of=/big", "bs=1M", "count=16"])
+    assert status != 0
+    assert int(shell(host, number, "wc -c < /big")) < 8 << 20
+    assert shell(host, number, "touch /data/mine; stat -c %u /data/mine") == "0"
+    host.agent.call("stop", number)
+    assert loop_devices(root) == loop_devices(data) == ""
+    host.agent.call("forget", number)
+    assert not (host.directory / "lxc" / str(number)).exists()
+
+
 def test_a_read_only_mount_point_cannot_be_written(host: Host, vmid: int) -> None:
     data = host.directory / f"data-{vmid}"
     data.mkdir()

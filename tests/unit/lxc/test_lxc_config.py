@@ -107,21 +107,40 @@ def test_a_container_without_a_root_file_system_is_refused() -> None:
     ("root", "text"),
     [
         (Volume("rootfs", Path("/x.qcow2"), "qcow2"), "cores: 1"),
-        (Volume("rootfs", Path("/x.raw"), "raw"), "unprivileged: 1"),
         (ROOT, "net0: bridge=vmbr0,type=macvlan"),
-        (ROOT, "mp0: local:101/vm-101-disk-1.raw,mp=/data"),
+        (ROOT, "mp0: local:101/vm-101-disk-1.qcow2,mp=/data"),
     ],
 )
 def test_what_this_version_cannot_do_is_said(root: Volume, text: str) -> None:
     with pytest.raises(Unsupported):
-        lxc_config(guest(text, Volume("mp0", Path("/x.raw"), "raw"), root=root), V1)
+        lxc_config(guest(text, Volume("mp0", Path("/x.qcow2"), "qcow2"), root=root), V1)
 
 
-def test_a_raw_root_is_mounted_by_a_loop_device() -> None:
-    raw = Volume("rootfs", Path("/srv/vm-101-disk-0.raw"), "raw", read_only=True)
-    lines = lxc_config(guest("cores: 1", root=raw), V1).splitlines()
-    assert "lxc.rootfs.path = loop:/srv/vm-101-disk-0.raw" in lines
-    assert "lxc.rootfs.options = ro" in lines
+def test_images_are_mounted_for_the_container_alone() -> None:
+    root = Volume("rootfs", Path("/srv/vm-101-disk-0.raw"), "raw", read_only=True)
+    data = Volume("mp0", Path("/srv/vm-101-disk-1.raw"), "raw")
+    text = lxc_config(guest("mp0: local:x,mp=/data\nunprivileged: 1\n", data, root=root), V1)
+    assert [
+        line for line in text.splitlines() if any(word in line for word in ("rootfs", "hook", "mount", "monitor.u"))
+    ] == [
+        "lxc.rootfs.path = dir:/var/lib/lxc/101/rootfs",
+        "lxc.monitor.unshare = 1",
+        "lxc.hook.version = 1",
+        "lxc.hook.pre-start = mount -t ext4 -o loop,ro /srv/vm-101-disk-0.raw /var/lib/lxc/101/rootfs",
+        "lxc.hook.pre-start = mount -t ext4 -o loop /srv/vm-101-disk-1.raw /var/lib/lxc/101/mp0",
+        'lxc.hook.pre-start = test "$(stat -c %u /var/lib/lxc/101/mp0)" != 0 || chown 100000:100000 /var/lib/lxc/101/mp0',
+        "lxc.mount.entry = /var/lib/lxc/101/mp0 data none bind,create=dir 0 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    "path", ["/srv/a b.raw", "/srv/$(reboot).raw", "/srv/a:b.raw", "relative.raw", "/srv/a\nlxc.x = y"]
+)
+def test_a_path_that_a_shell_could_misread_is_refused(path: str) -> None:
+    with pytest.raises(ConfigError, match="cannot take"):
+        lxc_config(guest("cores: 1", root=Volume("rootfs", Path(path), "raw")), V1)
+    with pytest.raises(ConfigError, match="cannot take"):
+        lxc_config(guest("cores: 1", root=Volume("rootfs", Path(path), "subvol")), V1)
 
 
 def test_a_path_of_the_host_is_a_bind_mount_whatever_its_name() -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from agent.guests.lxc_config import IdMap
 from agent.guests.template import init_program, personalise, unpack_template
+from agent.processes import run_blocking
 from kvorum.config.guest import GuestConfig
-from kvorum.errors import CommandFailed, NotFound, Refused, Unsupported
+from kvorum.errors import CommandFailed, NotFound, Refused
 from kvorum.ids import Vmid
 
 VMID = Vmid(101)
@@ -132,8 +133,30 @@ async def test_only_an_empty_directory_is_filled(tmp_path: Path, root: Path) -> 
     with pytest.raises(Refused, match="not empty"):
         await unpack_template(archive(tmp_path / "t.tar", *GOOD, compression=""), root, vmid=VMID, config=CONFIG)
     assert (root / "precious").exists()
-    with pytest.raises(Unsupported, match="directory volume"):
-        await unpack_template(tmp_path / "t.tar", root / "precious", vmid=VMID, config=CONFIG)
+    with pytest.raises(NotFound, match="no volume"):
+        await unpack_template(tmp_path / "t.tar", root / "missing", vmid=VMID, config=CONFIG)
+
+
+async def test_an_image_is_filled_without_being_mounted(tmp_path: Path) -> None:
+    image = tmp_path / "vm-101-disk-0.raw"
+    with image.open("wb") as stream:
+        stream.truncate(8 << 20)
+    await unpack_template(archive(tmp_path / "t.tar.gz", *GOOD), image, vmid=VMID, config=CONFIG)
+    listed = run_blocking(["debugfs", "-R", "ls -l /", image], timeout_s=10).text
+    assert all(name in listed for name in ("etc", "sbin", "lost+found"))
+    assert "web" in run_blocking(["debugfs", "-R", "cat /etc/hostname", image], timeout_s=10).text
+    assert "User:  1000" in run_blocking(["debugfs", "-R", "stat /srv/mine", image], timeout_s=10).text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.tar.gz", image.name]
+
+
+async def test_a_template_too_large_for_its_image_is_refused_and_leaves_no_tree(tmp_path: Path) -> None:
+    image = tmp_path / "vm-101-disk-0.raw"
+    with image.open("wb") as stream:
+        stream.truncate(1 << 20)
+    big = archive(tmp_path / "t.tar.gz", *GOOD, member("./big", b"1" * (4 << 20)))
+    with pytest.raises(CommandFailed, match=r"mkfs\.ext4"):
+        await unpack_template(big, image, vmid=VMID, config=CONFIG)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.tar.gz", image.name]
 
 
 def test_a_container_is_told_its_name_its_resolvers_and_its_interfaces(root: Path) -> None:

@@ -80,6 +80,14 @@ async def test_a_container_gets_a_directory(storages: Storages, root: Path) -> N
     assert not path.exists()
 
 
+async def test_an_image_for_a_container_has_a_file_system(storages: Storages) -> None:
+    volid = await storages.allocate("local", CT, 8 * MIB, "raw", kind="rootdir")
+    assert volid == "local:101/vm-101-disk-0.raw"
+    with storages.path(volid).open("rb") as stream:
+        # The magic number of an ext4 superblock.
+        assert stream.seek(0x438) and stream.read(2) == b"\x53\xef"
+
+
 async def test_the_lowest_free_number_is_taken_over_all_formats(storages: Storages) -> None:
     first = await storages.allocate("local", VM, MIB, "raw")
     second = await storages.allocate("local", VM, MIB, "qcow2")
