@@ -1,6 +1,6 @@
 """Fakes of what operations use: a store, a driver, storages. Small, in memory, and strict where the real ones are."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,6 +93,8 @@ class FakeDriver:
         self.calls: list[str] = []
         self.ignores_power_button = False
         self.on_start: Exception | None = None
+        # Called whenever a guest begins to run: a place to look for a second copy.
+        self.on_running: Callable[[], None] = lambda: None
 
     async def start(self, guest: Guest) -> None:
         if self.on_start:
@@ -101,6 +103,7 @@ class FakeDriver:
             raise Refused("runs already")
         self.started.append(guest)
         self.states[guest.vmid] = RunState.running
+        self.on_running()
 
     async def shutdown(self, vmid: Vmid, *, timeout_s: float) -> None:
         self.calls.append(f"shutdown {vmid} {timeout_s:g}")
@@ -115,6 +118,7 @@ class FakeDriver:
     async def resume(self, vmid: Vmid) -> None:
         self.calls.append(f"resume {vmid}")
         self.states[vmid] = RunState.running
+        self.on_running()
 
     async def observe(self, vmid: Vmid) -> Observed:
         return Observed(self.states[vmid], pid=1) if vmid in self.states else STOPPED
