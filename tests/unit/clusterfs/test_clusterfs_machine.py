@@ -1,0 +1,151 @@
+import threading
+from typing import Any
+
+import pytest
+
+from clusterfs.commands import Envelope, LeaseAcquire, LeaseRenew, MemberPut, Mkdir, Move, Op, Touch, Write, encode
+from clusterfs.machine import Compacted, StoreMachine
+from clusterfs.outcomes import Refusal, Written
+from clusterfs.proposer import Proposer
+from kvorum.errors import NoQuorum, OutcomeUnknown
+
+N1 = "11111111-1111-4111-8111-111111111111"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def entry(op: Op) -> bytes:
+    return encode(Envelope(op, node=N1, time_ms=1_000_000))
+
+
+def test_a_watcher_gets_every_event_after_its_index_and_no_other() -> None:
+    machine = StoreMachine()
+    for index, name in enumerate("abcd", start=1):
+        machine.apply(index, entry(Write(name, b"")))
+    batches, index = machine.events_after(2, timeout_s=0)
+    assert [batch.index for batch in batches] == [3, 4]
+    assert index == 4
+    assert isinstance(batches[0].events[0], Written)
+    assert machine.events_after(4, timeout_s=0) == ([], 4)
+
+
+def test_a_waiting_watcher_is_woken() -> None:
+    machine = StoreMachine()
+    got: list[int] = []
+    waiter = threading.Thread(target=lambda: got.append(machine.events_after(0, timeout_s=20)[1]))
+    waiter.start()
+    machine.apply(1, entry(Write("a", b"")))
+    waiter.join(timeout=10)
+    assert got == [1]
+
+
+def test_events_that_are_no_longer_kept_are_not_passed_over_in_silence() -> None:
+    machine = StoreMachine(ring=2)
+    for index, name in enumerate("abcd", start=1):
+        machine.apply(index, entry(Write(name, b"")))
+    assert [batch.index for batch in machine.events_after(2, timeout_s=0)[0]] == [3, 4]
+    with pytest.raises(Compacted):
+        machine.events_after(1, timeout_s=0)
+    other = StoreMachine()
+    other.restore(4, machine.snapshot()())
+    with pytest.raises(Compacted):
+        other.events_after(3, timeout_s=0)
+    assert other.events_after(4, timeout_s=0) == ([], 4)
+
+
+def test_a_lease_ages_from_its_apply_here_and_starts_anew_after_a_restore() -> None:
+    clock = Clock()
+    machine = StoreMachine(clock=clock)
+    machine.apply(1, entry(MemberPut(N1, "n1", "10.0.0.1")))
+    machine.apply(2, entry(LeaseAcquire(N1)))
+    clock.now += 4
+    assert machine.leases()[0].age_s == 4
+    machine.apply(3, entry(LeaseRenew(N1, 1)))
+    assert machine.leases()[0].age_s == 0
+    clock.now += 2
+    assert isinstance(machine.apply(4, entry(LeaseRenew(N1, 7))), Refusal)
+    assert machine.leases()[0].age_s == 2
+    machine.restore(9, list(machine.snapshot()()))
+    assert machine.leases()[0].age_s == 0
+
+
+def test_a_lock_ages_only_while_it_is_the_same_lock() -> None:
+    clock = Clock()
+    machine = StoreMachine(clock=clock)
+    machine.apply(1, entry(Mkdir("priv/lock", parents=True)))
+    machine.apply(2, entry(Mkdir("priv/lock/x")))
+    clock.now += 100
+    machine.apply(3, entry(Write("other", b"")))
+    assert machine.lock_age_s("priv/lock/x", 2) == 100
+    machine.apply(4, entry(Touch("priv/lock/x")))
+    assert machine.lock_age_s("priv/lock/x", 4) == 0
+    assert machine.lock_age_s("priv/lock/x", 2) == 0
+
+
+def test_the_list_of_guests_has_changed_only_when_one_came_went_or_moved() -> None:
+    machine = StoreMachine()
+    machine.apply(1, entry(Write("nodes/n1/lxc/100.conf", b"a", parents=True)))
+    came = machine.view.guests_version
+    machine.apply(2, entry(Write("nodes/n1/lxc/100.conf", b"b")))
+    assert machine.view.guests_version == came
+    machine.apply(3, entry(Move("nodes/n1/lxc/100.conf", "nodes/n1/100")))
+    assert machine.view.guests_version == came + 1
+
+
+def test_a_command_whose_answer_was_lost_is_sent_again_and_applied_once(
+    proposer: Proposer, replica: Any, machine: StoreMachine
+) -> None:
+    replica.lose_answers = 2
+    done = proposer.execute(Write("a", b"", absent=True))
+    assert len(replica.log) == 3
+    assert done.version == 1
+    assert machine.state.root.count == 1
+
+
+def test_no_quorum_names_the_missing_nodes(proposer: Proposer, replica: Any) -> None:
+    replica.is_quorate = False
+    with pytest.raises(NoQuorum) as caught:
+        proposer.execute(Write("a", b""))
+    assert caught.value.missing == ["n2", "n3"]
+    assert "n2, n3" in str(caught.value)
+    assert "2 of 3" in caught.value.remedy
+
+
+def test_a_quorum_lost_after_sending_is_an_unknown_outcome_and_not_a_refusal(
+    machine: StoreMachine, replica: Any
+) -> None:
+    class LosesQuorum:
+        def __init__(self) -> None:
+            self.tries = 0
+
+        def propose(self, _entry: bytes, *, deadline_s: float) -> object:
+            self.tries += 1
+            raise OutcomeUnknown("lost") if self.tries == 1 else NoQuorum()
+
+        barrier, status = replica.barrier, replica.status
+
+    proposer = Proposer(replica=LosesQuorum(), machine=machine, node_uid=N1, names={})
+    with pytest.raises(OutcomeUnknown):
+        proposer.execute(Write("a", b""))
+
+
+def test_an_answer_that_never_comes_ends_at_the_deadline(machine: StoreMachine, replica: Any) -> None:
+    clock = Clock()
+
+    class NeverAnswers:
+        def propose(self, _entry: bytes, *, deadline_s: float) -> object:
+            clock.now += deadline_s
+            raise OutcomeUnknown("no answer")
+
+        barrier, status = replica.barrier, replica.status
+
+    proposer = Proposer(replica=NeverAnswers(), machine=machine, node_uid=N1, names={}, clock=clock)
+    with pytest.raises(OutcomeUnknown):
+        proposer.execute(Write("a", b""), deadline_s=10)
+    assert clock.now == 110.0
