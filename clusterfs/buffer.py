@@ -45,7 +45,14 @@ class FileBuffer:
         self.is_changed_since_seal = False
 
     def write(self, data: bytes, offset: int | None) -> int:
-        """Writes at `offset`, or at the end when it is None; a gap is filled with zero bytes. Raises TooBig."""
+        """Writes at `offset`, or at the end when it is None; a gap is filled with zero bytes. Returns how much went in.
+
+        What does not fit any more is left out; raises TooBig when nothing fits.
+        """
+        room = MAX_FILE_BYTES - (len(self.content) if offset is None else offset)
+        if data and room <= 0:
+            raise TooBig
+        data = data[:room]
         self._put(self.content, data, offset)
         last = self._edits[-1] if self._edits else None
         if isinstance(last, _Put) and len(self._edits) > self._sealed and _continues(last, offset):

@@ -26,6 +26,12 @@ def test_an_edit_beyond_the_limit_is_refused_and_leaves_the_rest(offset: int) ->
     assert len(buffer.content) == MAX_FILE_BYTES
 
 
+def test_of_an_edit_that_crosses_the_limit_the_part_that_fits_is_taken() -> None:
+    buffer = FileBuffer(b"", base_version=1)
+    assert buffer.write(b"x" * 10, MAX_FILE_BYTES - 4) == 4
+    assert len(buffer.content) == MAX_FILE_BYTES
+
+
 def test_appends_land_behind_what_others_appended_meanwhile() -> None:
     buffer = FileBuffer(b"a\n", base_version=1)
     buffer.write(b"b\n", None)
