@@ -48,6 +48,7 @@ STOP_TIMEOUT_S = 15.0
 # The monitor has this long to take down the network and cgroups of a container that is gone, before it is killed too.
 MONITOR_TIMEOUT_S = 5.0
 _POLL_S = 0.05
+_SWEEPS_MAX = 40
 
 _CONTAINER_PREFIX = "kvorum-ct-"
 
@@ -96,7 +97,7 @@ class LxcDriver:
                     remedy="give it more time, or stop it hard",
                 )
             await asyncio.sleep(_POLL_S)
-        await asyncio.to_thread(self._sweep, vmid)
+        await self._sweep_up(vmid)
 
     async def stop(self, vmid: Vmid) -> None:
         """Kills every process of the container, and returns when it and its monitor are gone. Raises Timeout."""
@@ -195,10 +196,15 @@ class LxcDriver:
         )
 
     async def _start_program(self, vmid: Vmid) -> None:
-        command = ["lxc-start", "--name", str(vmid), "--lxcpath", str(self._lxc_path), "--daemon"]
+        command = [*self._start_command(vmid), "--daemon"]
         command += ["--logfile", str(self._log_path(vmid)), "--logpriority", "WARN"]
+        starting = asyncio.ensure_future(run(command, timeout_s=START_TIMEOUT_S))
         try:
-            await run(command, timeout_s=START_TIMEOUT_S)
+            # Killed half-way it would leave a daemon that nobody has seen yet, and that goes on starting.
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await asyncio.wait([starting])
+            raise
         except (CommandFailed, Timeout) as error:
             said = await asyncio.to_thread(self._logged_error, vmid)
             raise type(error)(
@@ -219,16 +225,28 @@ class LxcDriver:
                     remedy="look at /proc/PID/stack; a process that waits for dead storage goes when the storage is back",
                 )
             await asyncio.sleep(_POLL_S)
-        if not await asyncio.to_thread(self._sweep, vmid):
-            log.warning("guest %d: its cgroups cannot be removed", vmid)
+        await self._sweep_up(vmid)
 
     def _kill(self, vmid: Vmid, *, with_monitor: bool) -> bool:
         """True when something was still there."""
+        found = set()
+        for pid in self._starters(vmid):
+            found.add(pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         layout = lxc_cgroups.read_layout()
-        found = lxc_cgroups.kill(layout, container_cgroup(vmid))
+        found |= lxc_cgroups.kill(layout, container_cgroup(vmid))
         for name in (monitor_cgroup(vmid), monitor_end_cgroup(vmid)):
             found |= lxc_cgroups.kill(layout, name) if with_monitor else lxc_cgroups.pids(layout, name)
         return bool(found)
+
+    def _starters(self, vmid: Vmid) -> list[int]:
+        """Our lxc-start for this container, before it has become a monitor in a cgroup of its own."""
+        words = "\0".join(self._start_command(vmid)).encode() + b"\0"
+        return [pid for pid in lxc_cgroups.all_pids() if lxc_cgroups.command_line(pid).startswith(words)]
+
+    def _start_command(self, vmid: Vmid) -> list[str]:
+        return ["lxc-start", "--name", str(vmid), "--lxcpath", str(self._lxc_path)]
 
     def _send_halt(self, vmid: Vmid, init: int) -> None:
         """The signal of the container's config; without one, what liblxc would choose, but it does not know busybox."""
@@ -279,6 +297,14 @@ class LxcDriver:
     def _is_there(self, vmid: Vmid) -> bool:
         """Runs, or its monitor still cleans up: in either case the volumes are in use."""
         return bool(self._pids(vmid))
+
+    async def _sweep_up(self, vmid: Vmid) -> None:
+        """A cgroup is busy for a moment longer than its last process can be seen."""
+        for _ in range(_SWEEPS_MAX):
+            if await asyncio.to_thread(self._sweep, vmid):
+                return
+            await asyncio.sleep(_POLL_S)
+        log.warning("guest %d: its cgroups cannot be removed", vmid)
 
     def _sweep(self, vmid: Vmid) -> bool:
         """False when something is left in one of them."""

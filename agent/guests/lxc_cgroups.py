@@ -162,6 +162,18 @@ def blocks_signal(pid: int, number: int, proc: Path = PROC) -> bool:
     return False
 
 
+def all_pids(proc: Path = PROC) -> list[int]:
+    return [int(path.name) for path in proc.iterdir() if path.name.isdigit()]
+
+
+def command_line(pid: int, proc: Path = PROC) -> bytes:
+    """Words that each end with a NUL; empty for a kernel thread and for a process that is gone."""
+    try:
+        return (proc / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def program(pid: int, proc: Path = PROC) -> str:
     """Name of the file that the process runs; empty when it is gone."""
     try:

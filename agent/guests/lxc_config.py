@@ -209,7 +209,7 @@ def _images(guest: Guest, host: Host) -> list[str]:
     images = [volume for volume in guest.volumes if is_image(guest.config, volume)]
     if not images:
         return []
-    # With version 0 liblxc would append arguments of its own to the command.
+    # With version 0 liblxc would append arguments of its own. It runs each line by `sh -c exec ...`: one plain command.
     lines = ["lxc.monitor.unshare = 1", "lxc.hook.version = 1"]
     for volume in images:
         target = mounted_at(guest.vmid, volume, host)
@@ -217,8 +217,8 @@ def _images(guest: Guest, host: Host) -> list[str]:
         lines.append(f"lxc.hook.pre-start = mount -t ext4 -o {options} {_plain_path(volume)} {target}")
         if is_unprivileged(guest.config) and volume.key != "rootfs" and "ro" not in options:
             # A new file system belongs to the host's root, whom the container does not know.
-            give = f"chown {host.id_map.first}:{host.id_map.first} {target}"
-            lines.append(f'lxc.hook.pre-start = test "$(stat -c %u {target})" != 0 || {give}')
+            first = host.id_map.first
+            lines.append(f"lxc.hook.pre-start = chown --from=0:0 {first}:{first} {target}")
     return lines
 
 

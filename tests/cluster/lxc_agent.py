@@ -76,6 +76,7 @@ async def answer(method: str, vmid: int, arguments: dict[str, Any]) -> Any:
             await asyncio.sleep(arguments["after_s"])
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
+            return work.cancelled()
     return None
 
 

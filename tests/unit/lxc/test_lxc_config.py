@@ -128,7 +128,7 @@ def test_images_are_mounted_for_the_container_alone() -> None:
         "lxc.hook.version = 1",
         "lxc.hook.pre-start = mount -t ext4 -o loop,ro /srv/vm-101-disk-0.raw /var/lib/lxc/101/rootfs",
         "lxc.hook.pre-start = mount -t ext4 -o loop /srv/vm-101-disk-1.raw /var/lib/lxc/101/mp0",
-        'lxc.hook.pre-start = test "$(stat -c %u /var/lib/lxc/101/mp0)" != 0 || chown 100000:100000 /var/lib/lxc/101/mp0',
+        "lxc.hook.pre-start = chown --from=0:0 100000:100000 /var/lib/lxc/101/mp0",
         "lxc.mount.entry = /var/lib/lxc/101/mp0 data none bind,create=dir 0 0",
     ]
 
