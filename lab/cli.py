@@ -3,6 +3,7 @@
 import json
 import os
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -15,7 +16,6 @@ from lab import relay, requirements
 from lab.cluster import Lab
 from lab.images import provide
 
-_console = Console()
 _json = click.option(
     "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="Form of the answer."
 )
@@ -82,7 +82,13 @@ def status(lab: Lab, output: str) -> None:
     if output == "json":
         click.echo(json.dumps(found, indent=2))
         return
-    _console.print(_status_table(found))
+    rows, notes = status_rows(found)
+    table = Table(box=None)
+    for title in ("NODE", "ADDRESS", "STATE", "UNITS"):
+        table.add_column(title)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table, *notes, sep="\n")
 
 
 @lab.command(name="exec", context_settings={"ignore_unknown_options": True})
@@ -196,7 +202,13 @@ def thaw(lab: Lab, node: str) -> None:
 @lab.command()
 @click.argument("node")
 @click.argument("port", type=_PORT)
-@click.option("--port", "local_port", type=_PORT, default=0, help="Port on this machine; without it a free one.")
+@click.option(
+    "--port",
+    "local_port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="Port on this machine; without it a free one.",
+)
 @_json
 @click.pass_obj
 def publish(lab: Lab, node: str, port: int, local_port: int, output: str) -> None:
@@ -279,12 +291,13 @@ def images(output: str) -> None:
             click.echo(f"{name:10} {path}")
 
 
-def _status_table(found: dict[str, Any]) -> Table:
-    table = Table(box=None)
-    for title in ("NODE", "ADDRESS", "STATE", "UNITS"):
-        table.add_column(title)
+def status_rows(found: Mapping[str, Any]) -> tuple[list[tuple[str, str, str, str]], list[str]]:
+    """Rows for the table of nodes, and lines for below it."""
+    rows = []
     for node in found["nodes"]:
-        state = node["state"] + (", cut" if node["is_cut"] else "")
-        units = " ".join(f"{u['unit'].removeprefix('kvorum-')}:{u['state']}" for u in node["units"])
-        table.add_row(node["name"], node["address"], state, units)
-    return table
+        state = node["state"] + (", cut off" if node["is_cut"] else "")
+        units = " ".join(f"{unit['unit'].removeprefix('kvorum-')}:{unit['state']}" for unit in node["units"])
+        rows.append((node["name"], node["address"], state, units))
+    notes = [f"{sender} cannot send to {receiver}" for sender, receiver in found["cuts"]]
+    notes += [f"{one['node']}:{one['port']} is {one['address']} here" for one in found["published"]]
+    return rows, notes

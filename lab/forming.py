@@ -7,7 +7,7 @@ from kvorum.errors import CommandFailed, KvorumError
 from lab.layout import SHARED
 from lab.node import Node
 
-_COMMAND_TIMEOUT_S = 120.0
+_CALL_TIMEOUT_S = 90.0
 _STORAGE_CFG = "/etc/kvorum/storage.cfg"
 _TOKEN = re.compile(r"\bkv1\.\S+")
 
@@ -22,7 +22,8 @@ def form(nodes: Sequence[Node], say: Callable[[str], None]) -> None:
     say(f"{first.name} founded the cluster")
     for node in others:
         token = find_token(_kvorum(first, "cluster", "token"))
-        _kvorum(node, "cluster", "join", first.address, token)
+        # By standard input, as the command advises: arguments show in process lists.
+        _kvorum(node, "cluster", "join", first.address, "-", stdin=token)
         say(f"{node.name} joined")
     add_shared_storage(first)
     say(f"storage 'shared' is {SHARED}")
@@ -50,9 +51,10 @@ def with_shared_storage(storage_cfg: str) -> str:
     return f"{storage_cfg.rstrip()}\n\n{section}" if storage_cfg.strip() else section
 
 
-def _kvorum(node: Node, *words: str) -> str:
+def _kvorum(node: Node, *words: str, stdin: str = "") -> str:
+    command = ["kvorum", "--timeout", str(_CALL_TIMEOUT_S), *words]
     try:
-        return node.run(["kvorum", *words], timeout_s=_COMMAND_TIMEOUT_S).stdout
+        return node.run(command, stdin=stdin, timeout_s=_CALL_TIMEOUT_S + 30.0).stdout
     except KvorumError as error:
         raise CommandFailed(
             f"cannot form the cluster: {error.message}",

@@ -19,6 +19,9 @@ from lab import boot, cgroups, processes, relay
 from lab.layout import INIT_SOCKET, NodeLayout
 from lab.switch import Switch
 
+# A daemon that ended so often will not come up by itself.
+_HOPELESS_STARTS = 5
+
 
 class Node:
     def __init__(self, layout: NodeLayout) -> None:
@@ -88,9 +91,8 @@ class Node:
             raise Timeout(f"{self.name}: {command[0]} did not end within {timeout_s:g} s") from error
         done.args = list(command)  # how it got there is nobody's business
         if is_checked and done.returncode != 0:
-            said = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()
             raise CommandFailed(
-                f"{self.name}: {' '.join(command)}: {said[-1]}",
+                f"{self.name}: {' '.join(command)}: {_complaint(done)}",
                 details={"status": str(done.returncode), "stderr": done.stderr[-2000:]},
             )
         return done
@@ -165,13 +167,18 @@ class Node:
             self.run(["kill", f"-{int(number)}", str(unit["pid"])])
 
     def wait_ready(self, units: Sequence[str], *, timeout_s: float = 60.0) -> None:
-        """Until these units run and their sockets are there. Raises NotFound for a missing program, Timeout."""
+        """Until these units run and their sockets are there.
+
+        Raises NotFound for a missing program, CommandFailed for one that keeps failing, Timeout.
+        """
         names = {unit_name(name) for name in units}
 
         def are_ready() -> bool:
             found = [unit for unit in self.units() if unit["unit"] in names]
             for unit in found:
                 _refuse_missing(self.name, unit)
+                if unit["state"] == "waiting" and unit["starts"] >= _HOPELESS_STARTS:
+                    raise self._hopeless(unit)
             return all(unit["ready"] for unit in found)
 
         self._wait(are_ready, f"{', '.join(sorted(names))} not ready", timeout_s)
@@ -181,6 +188,15 @@ class Node:
         if not unit or unit == "console":
             return self.layout.console_log
         return self.layout.disk / "var/log/kvorum" / f"{unit_name(unit)}.log"
+
+    def _hopeless(self, unit: Mapping[str, Any]) -> CommandFailed:
+        log = self.log(unit["unit"])
+        lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+        said = f": {lines[-1]}" if lines else ""
+        return CommandFailed(
+            f"{self.name}: {unit['unit']} ended {unit['starts']} times with {unit['last_status']}{said}",
+            remedy=f"run 'kvorum lab --name {self.layout.lab.name} logs {self.name} {unit['unit']}'",
+        )
 
     def _has_restarted(self, name: str, starts_before: int) -> bool:
         unit = self.unit(name)
@@ -218,6 +234,12 @@ def unit_name(text: str) -> str:
         if text in (name, name.removeprefix("kvorum-")):
             return name
     raise InvalidInput(f"{text!r} is no unit of a node", field="unit", remedy=f"one of: {', '.join(known)}")
+
+
+def _complaint(done: "subprocess.CompletedProcess[str]") -> str:
+    """The line that says what went wrong: the first that begins so, or else the last."""
+    lines = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()
+    return next((line for line in lines if line.lower().startswith("error")), lines[-1])
 
 
 def _refuse_missing(node: str, unit: Mapping[str, Any]) -> None:

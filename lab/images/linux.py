@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvorum.errors import CommandFailed, NotFound
+from kvorum.errors import CommandFailed, KvorumError, NotFound
 from lab import programs
 from lab.images import cache
 from lab.images.newc import Archive
@@ -80,12 +80,11 @@ def compressed_kernel(bzimage: bytes) -> bytes:
 
 
 def _fetch_kernel(directory: Path) -> None:
-    package = _package_name(programs.run(["apt-cache", "depends", _META_PACKAGE]))
-    programs.run(
-        ["apt-get", "-o", f"Dir::Cache::archives={directory}", "-q", "download", package],
-        timeout_s=_DOWNLOAD_TIMEOUT_S,
-        directory=directory,
-    )
+    try:
+        _download(directory)
+    except KvorumError:  # no package lists yet, or older ones than the mirror's packages
+        programs.run(["apt-get", "-o", "DPkg::Lock::Timeout=300", "-q", "update"], timeout_s=_DOWNLOAD_TIMEOUT_S)
+        _download(directory)
     tree = directory / "tree"
     programs.run(["dpkg-deb", "-x", str(next(directory.glob("*.deb"))), str(tree)], timeout_s=_DOWNLOAD_TIMEOUT_S)
     payload = directory / "payload.lz4"
@@ -96,6 +95,12 @@ def _fetch_kernel(directory: Path) -> None:
     shutil.rmtree(tree)
     for package_file in directory.glob("*.deb"):
         package_file.unlink()
+
+
+def _download(directory: Path) -> None:
+    package = _package_name(programs.run(["apt-cache", "depends", _META_PACKAGE]))
+    command = ["apt-get", "-o", f"Dir::Cache::archives={directory}", "-q", "download", package]
+    programs.run(command, timeout_s=_DOWNLOAD_TIMEOUT_S, directory=directory)
 
 
 def _package_name(depends: str) -> str:

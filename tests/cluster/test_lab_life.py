@@ -1,5 +1,6 @@
 """A lab comes up, and goes without a trace however it was interrupted."""
 
+import json
 import os
 import secrets
 import signal
@@ -71,6 +72,36 @@ def test_a_commands_exit_status_and_output_come_through(lab: Lab) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (7, "got it\n")
+
+
+def test_the_commands_show_what_the_lab_is_like(lab: Lab) -> None:
+    def said(*words: str) -> str:
+        done = subprocess.run(lab_command(lab, *words), capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "nodes power on" in said("up", "--no-join", "--no-images", "--nodes", "2")
+    said("cut", "n1", "n2")
+    said("kill", "n2")
+    said("freeze", "n1")
+    published = json.loads(said("publish", "n1", "8005", "-o", "json"))
+    found = json.loads(said("status", "-o", "json"))
+    assert [node["state"] for node in found["nodes"]] == ["frozen", "off"]
+    assert found["cuts"] == [["n1", "n2"], ["n2", "n1"]]
+    assert found["published"] == [published]
+    table = said("status")
+    assert "frozen" in table and "n1 cannot send to n2" in table and published["address"] in table
+    said("thaw", "n1")
+    said("heal")
+    said("start", "n2")
+    said("restart", "n2", "libvirtd")
+    assert "libvirtd: started" in said("logs", "n2")
+    assert [len(said("logs", "n2", "-n", str(lines)).splitlines()) for lines in (1, 2)] == [1, 2]
+    said("unpublish", "n1", "8005")
+    found = json.loads(said("status", "-o", "json"))
+    assert [node["state"] for node in found["nodes"]] == ["on", "on"]
+    assert (found["cuts"], found["published"]) == ([], [])
+    said("down")
 
 
 def test_two_labs_live_side_by_side(lab: Lab) -> None:
