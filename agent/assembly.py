@@ -78,10 +78,14 @@ class Agent:
         return self._acceleration
 
     async def start(self) -> None:
-        """Serve. Raises ConfigError (damaged identity), Unreachable (the local socket)."""
+        """Serve. Raises ConfigError (damaged identity), Refused (another agent runs), Unreachable (the local socket)."""
         identity = _identity_or_none(self.core.paths)
         self.services.add_standard()
         await self.services.set_serving()
+        self.core.presence.identity = identity
+        self._local = await listen_locally(
+            self.core.paths.socket, self.services, identify=identify_local, explain=self.core.presence.explain
+        )
         self.background.start("members", self.core.membership.run())
         if self._probe is not None:
             self.background.start("acceleration", self._find_acceleration(self._probe))
@@ -90,9 +94,6 @@ class Agent:
         else:
             log.info("node %s (%s) of cluster %s", identity.name, identity.uid, identity.cluster_name)
             self.core.presence.open_soon(identity)
-        self._local = await listen_locally(
-            self.core.paths.socket, self.services, identify=identify_local, explain=self.core.presence.explain
-        )
 
     async def stop(self) -> None:
         """Answer what is being served, then end. Touches no guest."""

@@ -6,7 +6,6 @@ guests are separate processes and go on.
 
 import argparse
 import asyncio
-import importlib
 import logging
 import os
 import signal
@@ -16,14 +15,9 @@ from collections.abc import Sequence
 from kvorum.errors import KvorumError
 from kvorum.node import AGENT_PORT
 
-from .assembly import Agent
 from .context import AgentContext, Paths
-from .server import require_tls_1_3
 
 log = logging.getLogger(__name__)
-
-# Rooms of the agent with services of their own, as modules of `agent.services`.
-ROOMS = ("task", "guest", "ha", "migration")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stream=sys.stderr, level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     os.umask(0o022)
-    require_tls_1_3()
+    # Read when gRPC is imported: each refused handshake would be a line of C++ in our log otherwise.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         asyncio.run(run(options))
     except KvorumError as error:
@@ -43,10 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def run(options: argparse.Namespace) -> None:
     """Until SIGTERM or SIGINT."""
+    from agent.assembly import Agent
     from agent.guests import accel
+    from agent.services import guest, ha, migration, task
     from agent.tasks import TaskRunner
     from clusterfs.client import StoreClient
 
+    from .server import require_tls_1_3
+
+    require_tls_1_3()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -65,8 +65,8 @@ async def run(options: argparse.Namespace) -> None:
         port=options.port,
         acceleration=lambda: agent.acceleration,
     )
-    for room in ROOMS:
-        importlib.import_module(f"agent.services.{room}").register(agent.services, context)
+    for room in (task, guest, ha, migration):
+        room.register(agent.services, context)
     try:
         await agent.start()
         await stopping.wait()

@@ -5,11 +5,12 @@ node joins and leaves; both serve the same service objects. Assembly only: what 
 """
 
 import datetime
+import fcntl
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -17,7 +18,7 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
-from kvorum.errors import KvorumError, Unreachable
+from kvorum.errors import KvorumError, Refused, Unreachable
 
 from .calls import CallGate, Identify
 from .peers import KEEPALIVE_S, KEEPALIVE_TIMEOUT_S, host_port
@@ -83,23 +84,27 @@ class Services:
 class Listener:
     """One running server."""
 
-    def __init__(self, server: grpc.aio.Server, where: str) -> None:
+    def __init__(self, server: grpc.aio.Server, where: str, lock: IO[str] | None = None) -> None:
         self._server = server
         self._where = where
+        self._lock = lock
 
     async def close(self, grace_s: float = STOP_GRACE_S) -> None:
         """Refuse new calls at once; those being served get `grace_s` seconds."""
         await self._server.stop(grace_s)
+        if self._lock is not None:
+            self._lock.close()
         log.info("no longer listening on %s", self._where)
 
 
 async def listen_locally(
     socket: Path, services: Services, *, identify: Identify, explain: Callable[[KvorumError], KvorumError]
 ) -> Listener:
-    """Serve on a unix socket that only root can open. Raises Unreachable when it cannot be made."""
+    """Serve on a unix socket that only root can open. Raises Refused when another agent does, Unreachable for other reasons."""
+    socket.parent.mkdir(parents=True, exist_ok=True)
+    lock = _lock_out_others(socket)
     server = grpc.aio.server(interceptors=[CallGate(identify, explain)], options=OPTIONS)
     services.serve_on(server)
-    socket.parent.mkdir(parents=True, exist_ok=True)
     # The socket must not be open to others even for a moment, and gRPC takes no mode.
     before = os.umask(0o177)
     try:
@@ -110,7 +115,18 @@ async def listen_locally(
         os.umask(before)
     await server.start()
     log.info("listening on %s", socket)
-    return Listener(server, str(socket))
+    return Listener(server, str(socket), lock)
+
+
+def _lock_out_others(socket: Path) -> IO[str]:
+    """gRPC would take the socket away from an agent that runs. The lock ends with the process."""
+    lock = socket.with_suffix(".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise Refused(f"another agent serves {socket}", remedy="stop that one first") from error
+    return lock
 
 
 async def listen_with_tls(

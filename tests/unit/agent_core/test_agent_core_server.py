@@ -318,3 +318,11 @@ async def test_a_watch_passes_through(node: Any) -> None:
     await node.files.WriteEntry(store_pb2.WriteEntryRequest(path="nodes/n1/x", content=b"1"))
     assert (await watch.read()).index == node.store.index
     watch.cancel()
+
+
+async def test_a_second_agent_does_not_take_the_socket_away(node: Any) -> None:
+    second = node._make_agent()
+    with pytest.raises(errors.Refused, match="another agent serves"):
+        await second.start()
+    await second.stop()
+    await list_nodes(node.channel)
