@@ -4,7 +4,7 @@ Memory mapping is done in a child process: a page fault in this one would wait, 
 it.
 """
 
-# ruff: noqa: PTH, PLW0108 - the system calls themselves are what is tested
+# ruff: noqa: PTH101, PTH102, PTH104, PTH115, PTH208, PTH211, PLW0108 - the system calls themselves are what is tested
 
 import contextlib
 import errno
