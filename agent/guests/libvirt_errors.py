@@ -90,7 +90,7 @@ _BY_TEXT = (
         "start libvirtd on this node",
     ),
     _rule(
-        r"(?:TLS handshake failed|certificate|GNUTLS|gnutls)",
+        r"TLS handshake failed|[Cc]ertificate|TLS channel.*Not a migration stream",
         errors.Refused,
         "the nodes do not accept each other's certificates for the migration",
         "see that /var/lib/kvorum/pki/qemu is complete on both nodes",

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ SYSTEM = "qemu:///system"
 # A frozen daemon is noticed after this: seconds between probes, probes without an answer.
 KEEPALIVE = (5, 3)
 CONNECT_S = 5.0
+# A restart of the daemon is waited for this long after the connection was lost; then callers are told at once.
+RESTART_S = 5.0
 RETRY_S = 0.25
 
 # libvirt-python comes without types.
@@ -65,6 +68,7 @@ class LibvirtLink:
         self._connection: Connection | None = None
         self._connecting = asyncio.Lock()
         self._lost = asyncio.Event()
+        self._lost_at = time.monotonic()
 
     async def call(
         self,
@@ -101,13 +105,17 @@ class LibvirtLink:
 
     async def run(self) -> None:
         """Keeps the link connected until cancelled."""
+        is_told = False
         while True:
             try:
                 await self._connected()
             except (Unreachable, Timeout) as error:
-                log.warning("libvirt: %s", error)
+                if not is_told:
+                    log.warning("%s; trying on", error)
+                is_told = True
                 await asyncio.sleep(RETRY_S)
                 continue
+            is_told = False
             await self._lost.wait()
 
     async def close(self) -> None:
@@ -118,12 +126,11 @@ class LibvirtLink:
         self._long.shutdown(wait=False, cancel_futures=True)
 
     async def _connected(self) -> Connection:
-        """The connection, made now if need be. Raises Unreachable when no daemon answers for CONNECT_S."""
+        """The connection, made now if need be. Raises Unreachable."""
         async with self._connecting:
             if self._connection is not None:
                 return self._connection
             loop = asyncio.get_running_loop()
-            deadline = loop.time() + CONNECT_S
             while True:
                 try:
                     connection = await self._in_thread(
@@ -131,7 +138,7 @@ class LibvirtLink:
                     )
                     break
                 except libvirt.libvirtError as error:
-                    if loop.time() + RETRY_S > deadline:
+                    if time.monotonic() > self._lost_at + RESTART_S:
                         raise Unreachable(
                             "libvirt does not answer on this node",
                             remedy="start libvirtd",
@@ -163,6 +170,7 @@ class LibvirtLink:
     def _drop(self, connection: Connection) -> None:
         if self._connection is connection:
             self._connection = None
+            self._lost_at = time.monotonic()
             self._lost.set()
 
     async def _is_alive(self, connection: Connection) -> bool:

@@ -25,7 +25,6 @@ from agent.guests.lxc_config import (
     Host,
     IdMap,
     container_cgroup,
-    interfaces,
     is_image,
     is_unprivileged,
     lxc_config,
@@ -34,6 +33,7 @@ from agent.guests.lxc_config import (
     mounted_at,
 )
 from agent.guests.lxc_log import first_error, signal_number
+from agent.guests.lxc_network import interfaces
 from agent.guests.template import init_program
 from agent.processes import run
 from kvorum.errors import CommandFailed, NotFound, Refused, Timeout

@@ -14,7 +14,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.guests.lxc_config import IdMap, hostname, interfaces, is_unprivileged, nameservers
+from agent.guests.lxc_config import IdMap, hostname, is_unprivileged, nameservers
+from agent.guests.lxc_network import interfaces
 from agent.processes import run
 from agent.storage.images import make_filesystem
 from kvorum.config.guest import GuestConfig

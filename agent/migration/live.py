@@ -18,7 +18,7 @@ from lxml import etree  # type: ignore[import-untyped]
 
 from agent.guests.domain_xml import domain_name
 from agent.guests.libvirt_link import Connection, LibvirtLink
-from agent.migration import disks, tunnel
+from agent.migration import relays, tunnel
 from kvorum.errors import Cancelled, KvorumError, NotFound, Refused, Timeout, Unreachable
 from kvorum.ids import NodeUid, Vmid
 
@@ -35,18 +35,24 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class Relayed:
+    memory: Path
+    disks: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Destination:
     """Where to; ports and sockets come from the target's preparation."""
 
     # The unix socket of `tunnel.listen`.
     tunnel: Path
-    # The target's address on the cluster network, as its certificate may or may not say.
+    # The target's address on the cluster network, and the port that QEMU there will listen on.
     address: str
     memory_port: int
-    # What the target's certificate must be for: a DNS name of it, its node UUID.
+    # Whom the target's certificate must name: its node UUID.
     uid: NodeUid
-    # The socket of `disks.forward`; needed when disks are copied.
-    disk_socket: Path | None = None
+    # The sockets of `relays.forward`; needed when disks are copied, and then used for memory too.
+    relayed: Relayed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +103,7 @@ async def migrate(
     Unreachable and Timeout leave open what has become of the guest: look at both sides (`plan.settle`).
     """
     xml, was_running = await link.call(lambda c: _look(c, vmid), subject=f"guest {vmid}", is_idempotent=True)
-    flags, parameters = _flags(xml, destination, wish), _parameters(xml, destination, wish)
+    flags, parameters = _flags(xml, wish), _parameters(xml, destination, wish)
     uri = tunnel.destination_uri(destination.tunnel)
     loop = asyncio.get_running_loop()
     started = loop.time()
@@ -281,27 +287,27 @@ def _look(connection: Connection, vmid: Vmid) -> tuple[str, bool]:
     return xml, domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING
 
 
-def _flags(xml: str, destination: Destination, wish: Wish) -> int:
+def _flags(xml: str, wish: Wish) -> int:
     flags = libvirt.VIR_MIGRATE_PEER2PEER | libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PAUSED
-    flags |= libvirt.VIR_MIGRATE_TLS | libvirt.VIR_MIGRATE_AUTO_CONVERGE
-    if wish.copied:
-        assert destination.disk_socket is not None
-        flags |= libvirt.VIR_MIGRATE_NON_SHARED_DISK
+    flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
+    # Encrypted either way: by QEMU, or by the relays.
+    flags |= libvirt.VIR_MIGRATE_NON_SHARED_DISK if wish.copied else libvirt.VIR_MIGRATE_TLS
     if is_safe_on_shared(xml, wish.shared):
         flags |= libvirt.VIR_MIGRATE_UNSAFE
     return int(flags)
 
 
 def _parameters(xml: str, destination: Destination, wish: Wish) -> dict[str, Any]:
-    host = f"[{destination.address}]" if ":" in destination.address else destination.address
-    parameters: dict[str, Any] = {
-        libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{host}:{destination.memory_port}",
-        libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION: destination.uid,
-    }
+    parameters: dict[str, Any] = {}
     if wish.copied:
-        assert destination.disk_socket is not None
+        assert destination.relayed is not None, "disks are copied through relays only"
+        parameters[libvirt.VIR_MIGRATE_PARAM_URI] = relays.uri(destination.relayed.memory)
+        parameters[libvirt.VIR_MIGRATE_PARAM_DISKS_URI] = relays.uri(destination.relayed.disks)
         parameters[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(wish.copied)
-        parameters[libvirt.VIR_MIGRATE_PARAM_DISKS_URI] = disks.uri(destination.disk_socket)
+    else:
+        host = f"[{destination.address}]" if ":" in destination.address else destination.address
+        parameters[libvirt.VIR_MIGRATE_PARAM_URI] = f"tcp://{host}:{destination.memory_port}"
+        parameters[libvirt.VIR_MIGRATE_PARAM_TLS_DESTINATION] = destination.uid
     if wish.bandwidth_limit:
         parameters[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = math.ceil(wish.bandwidth_limit / MIB)
     if wish.paths:

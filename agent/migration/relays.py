@@ -1,9 +1,9 @@
-"""How the contents of local disks travel: through a TLS relay of the agents on one of the migration ports.
+"""How a migration with local disks travels: through TLS relays of the agents on two of the migration ports.
 
 QEMU would serve its disks (NBD) on a port itself, but NBD negotiates in plain words before it switches to TLS, and nothing
-of ours parses a byte of a stranger. So QEMU's NBD server at the target and its client at the source use a unix socket of
-the same path on each node, and between them the agents speak TLS 1.3, each sure of the other's node UUID. Memory needs no
-relay: QEMU's migration stream begins with the handshake.
+of ours parses a byte of a stranger. So memory and disks each use a unix socket of the same path on both nodes (libvirt
+takes no mixture: no TLS of QEMU's together with a unix socket), and between them the agents speak TLS 1.3, each sure of the
+other's node UUID. Without disks no relay is needed: QEMU's own migration stream begins with the handshake.
 """
 
 import asyncio
@@ -11,10 +11,11 @@ import contextlib
 import logging
 import ssl
 from collections.abc import AsyncIterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from agent.migration.streams import ByteStream, SocketStream, relay
+from agent.migration.streams import ByteStream, SocketStream, notice_dead_peer, relay
 from agent.migration.tunnel import DIRECTORY, listen
 from kvorum.errors import PermissionDenied
 from kvorum.ids import NodeUid
@@ -26,13 +27,18 @@ CONNECT_S = 10.0
 HANDSHAKE_S = 10.0
 
 
-def socket_path(migration_id: str) -> Path:
+class Kind(StrEnum):
+    memory = "memory"
+    disks = "disks"
+
+
+def socket_path(migration_id: str, kind: Kind) -> Path:
     """On both nodes."""
-    return DIRECTORY / f"{migration_id}.nbd"
+    return DIRECTORY / f"{migration_id}.{kind}"
 
 
 def uri(path: Path) -> str:
-    """VIR_MIGRATE_PARAM_DISKS_URI."""
+    """For VIR_MIGRATE_PARAM_URI and VIR_MIGRATE_PARAM_DISKS_URI."""
     return f"unix://{path}"
 
 
@@ -48,12 +54,13 @@ async def serve(path: Path, *, address: str, port: int, source: NodeUid, pki: Pk
         tasks.add(task)
         far = SocketStream(reader, writer)
         try:
+            notice_dead_peer(writer)
             check_peer(writer.get_extra_info("peercert"), source)
             async with asyncio.timeout(CONNECT_S):
                 near = SocketStream(*await asyncio.open_unix_connection(path))
             await relay(near, far)
         except (PermissionDenied, OSError, TimeoutError) as error:
-            log.warning("disks %s: %s", path.name, error)
+            log.warning("relay %s: %s", path.name, error)
         finally:
             tasks.discard(task)
             await far.close()
@@ -78,6 +85,7 @@ async def forward(path: Path, *, address: str, port: int, target: NodeUid, pki: 
 
     async def connect() -> ByteStream:
         reader, writer = await asyncio.open_connection(address, port, ssl=context, ssl_handshake_timeout=HANDSHAKE_S)
+        notice_dead_peer(writer)
         try:
             check_peer(writer.get_extra_info("peercert"), target)
         except PermissionDenied:
