@@ -74,7 +74,12 @@ class LxcDriver:
     async def start(self, guest: Guest) -> None:
         """Raises Refused, NotFound (bridge, root file system), ConfigError, CommandFailed with liblxc's own words, Timeout."""
         async with self._locks[guest.vmid]:
-            await asyncio.to_thread(self._prepare, guest)
+            try:
+                await asyncio.to_thread(self._prepare, guest)
+            except OSError as error:
+                raise CommandFailed(
+                    f"container {guest.vmid} cannot be prepared: {error}", remedy="see whether its volumes can be read"
+                ) from error
             try:
                 await self._start_program(guest.vmid)
             except BaseException:
@@ -117,7 +122,6 @@ class LxcDriver:
         """Raises Refused while the container runs."""
         async with self._locks[vmid]:
             await asyncio.to_thread(self._remove_files, vmid)
-        self._locks.pop(vmid, None)
 
     def _prepare(self, guest: Guest) -> None:
         """Everything that must be there before liblxc is asked; what is missing is said better here than by liblxc."""

@@ -10,10 +10,10 @@ from agent.guests.lxc_config import (
     Host,
     container_cgroup,
     halt_signal,
-    interfaces,
     lxc_config,
     monitor_cgroup,
 )
+from agent.guests.lxc_network import interfaces
 from kvorum.config.guest import GuestConfig
 from kvorum.errors import ConfigError, Unsupported
 from kvorum.ids import NodeName, Vmid
