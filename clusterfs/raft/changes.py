@@ -1,0 +1,123 @@
+"""Members come and go: one at a time, each as one entry of the log, and never so that the rest loses its quorum.
+
+Whoever wants a change asks the leader again and again until the change is applied; the leader remembers a request for a few
+seconds only. So nothing has to survive the loss of a leader. A new member first follows as a learner and votes once it has the log.
+"""
+
+import logging
+from dataclasses import dataclass
+
+from pysyncobj.node import Node
+
+from . import membership
+from .core import MEMBERSHIP, Surroundings
+from .membership import Change, Members, changed
+from .messages import ChangeMember, ChangeProgress
+from .replication import Replication
+from .values import Address
+
+log = logging.getLogger(__name__)
+
+# A request that is not repeated for this long is forgotten.
+PATIENCE_S = 3.0
+
+
+@dataclass(slots=True)
+class Wanted:
+    change: Change
+    asked_at: float
+
+
+class MembershipChanges(Replication):
+    def __init__(self, around: Surroundings, hints: Members) -> None:
+        self._wanted: dict[str, Wanted] = {}
+        # By uid: what the leader says a change waits for; "" when it is done.
+        self.change_progress: dict[str, str] = {}
+        self._handed_over_at = float("-inf")
+        super().__init__(around, hints)
+
+    def want_change(self, change: Change) -> None:
+        """Ask for a change, by ourselves or at the leader."""
+        leader = self._getLeader()
+        if self._isLeader():
+            self._remember(change)
+            self.change_progress[change.uid] = self._obstacle(change)
+        elif leader is not None:
+            self.exchange.send(leader, ChangeMember(change.op, change.uid, change.host, change.port))
+
+    def _on_change_member(self, node: Node, message: ChangeMember) -> None:
+        if not self._isLeader():
+            return
+        op = "add" if message.op == "add" else "remove"
+        change = Change(op, message.uid, message.host, message.port)  # type: ignore[arg-type]
+        self._remember(change)
+        obstacle = self._obstacle(change)
+        self.exchange.send(node, ChangeProgress(change.uid, obstacle, done=not obstacle))
+
+    def _on_change_progress(self, message: ChangeProgress) -> None:
+        self.change_progress[message.uid] = message.waiting_for
+
+    def _remember(self, change: Change) -> None:
+        self._wanted[change.uid] = Wanted(change, self._now())
+        if change.op == "add":
+            self.allow(change.uid, Address(change.host, change.port))
+
+    def _advance_changes(self, now: float) -> None:
+        for uid, wanted in list(self._wanted.items()):
+            if now - wanted.asked_at > PATIENCE_S:
+                del self._wanted[uid]
+                continue
+            obstacle = self._obstacle(wanted.change)
+            if obstacle == READY:
+                log.info("%s: %s member %s", self.uid, wanted.change.op, uid)
+                self._append(MEMBERSHIP + membership.encode(wanted.change), self.raftCurrentTerm)
+            elif obstacle == HAND_OVER:
+                self._hand_over(now)
+            elif not obstacle:
+                del self._wanted[uid]
+
+    def hand_over(self) -> None:
+        """Best effort: the most caught-up follower becomes the leader."""
+        self._hand_over(self._now())
+
+    def _hand_over(self, now: float) -> None:
+        if now - self._handed_over_at > self.options.heartbeat_s:
+            self._handed_over_at = now
+            self.transferLeadership()
+
+    def _obstacle(self, change: Change) -> str:
+        """What stands before a change; "" when it is made and applied. For people, except the two constants."""
+        members = self.configurations.current
+        is_made = changed(members, change) == members
+        noop = self._SyncObj__noopIDx
+        if noop is None or self.raftLastApplied < noop:
+            return "the new leader's first entry"
+        if self.configurations.changed_at > self.raftLastApplied:
+            return "this change to be committed" if is_made else "another change to be committed"
+        if is_made:
+            return ""
+        if change.op == "remove" and change.uid == self.uid:
+            return HAND_OVER if len(members) > 1 else "another member: the last one cannot be removed"
+        if change.op == "add" and change.uid not in members and (lag := self._lag(change.uid)):
+            return lag
+        return READY if self._keeps_quorum(changed(members, change)) else "more members to be up"
+
+    def _lag(self, uid: str) -> str:
+        node = Node(uid)
+        if node not in self._SyncObj__connectedNodes:
+            return f"{uid} to connect"
+        missing = self.log.last_index - self._SyncObj__raftMatchIndex.get(node, 0)
+        return f"{uid} to receive {missing} entries" if missing > self.options.promote_lag_entries else ""
+
+    def _keeps_quorum(self, members: Members) -> bool:
+        """A majority of the coming members answers."""
+        now, answers = self._now(), self._SyncObj__lastResponseTime
+        alive = sum(
+            uid == self.uid or now - answers.get(Node(uid), float("-inf")) < self.options.leader_quorum_s
+            for uid in members
+        )
+        return alive * 2 > len(members)
+
+
+READY = "its turn"
+HAND_OVER = "another leader"

@@ -1,0 +1,345 @@
+"""One replica's consensus: the tick, commands on their way in, entries on their way out, and the log's compaction.
+
+The last of the four layers (see `core`). Everything runs in the raft thread except `submit` and `call_soon`, which hand
+something to it. Blocking calls, deadlines and threads are `replica`'s.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pysyncobj import FAIL_REASON
+from pysyncobj.node import Node
+
+from .changes import MembershipChanges
+from .core import CANDIDATE, LEADER, MEMBERSHIP, NO_OP, REGULAR, Callback, Surroundings
+from .membership import Members
+from .messages import (
+    AnyMessage,
+    AppendEntries,
+    AppendReply,
+    ChangeMember,
+    ChangeProgress,
+    Forward,
+    Forwarded,
+    PreVote,
+    PreVoteReply,
+    RequestVote,
+    SnapshotChunk,
+    SnapshotReply,
+    TimeoutNow,
+    VoteReply,
+)
+from .snapshot import Point
+from .values import ApplyFailed, Role, Status
+
+log = logging.getLogger(__name__)
+
+# After a snapshot that could not be written, in seconds.
+SNAPSHOT_RETRY_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """On its way to the log. `origin`: the follower that forwarded it and its request number."""
+
+    command: bytes
+    callback: Callback | None = None
+    origin: tuple[Node, int] | None = None
+    on_taken: Callable[[], None] | None = None
+
+
+class Consensus(MembershipChanges):
+    def __init__(self, around: Surroundings, hints: Members) -> None:
+        self._commands: deque[Command] = deque()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._requests = 0
+        self._stamp = around.stamp
+        self._writing: Point | None = None
+        self._written: deque[Exception | None] = deque()
+        self._no_snapshot_before = float("-inf")
+        self._is_cut_off = False
+        super().__init__(around, hints)
+
+    # From other threads.
+
+    def submit(self, command: Command) -> None:
+        """Into the log, by whoever leads. The callback gets (result, FAIL_REASON) in the raft thread and must not raise."""
+        self._commands.append(command)
+        self.exchange.wake()
+
+    def fail_all(self) -> None:
+        """At the end: nobody keeps waiting."""
+        self._fail_waiting()
+        while self._commands:
+            command = self._commands.popleft()
+            if command.on_taken is not None:
+                command.on_taken()
+            if command.callback is not None:
+                command.callback(None, FAIL_REASON.UNKNOWN_OUTCOME)
+
+    def call_soon(self, work: Callable[[], None]) -> None:
+        self._calls.append(work)
+        self.exchange.wake()
+
+    # The tick.
+
+    def _onTick(self, timeToWait: float = 0.0) -> None:  # noqa: N802, N803
+        """Confirm what came in, then pysyncobj's tick: election, commit, apply, `_checkCommandsToApply`, wait for messages."""
+        now = self._now()
+        self._flush()
+        while self._calls:
+            self._calls.popleft()()
+        self._prepare_election(now)
+        self._notice_quorum(now)
+        self._end_farewells(now)
+        super()._onTick(0.0 if self._commands or self._calls else timeToWait)
+
+    def _notice_quorum(self, now: float) -> None:
+        """When quorum is lost nobody is left waiting for what may never be decided."""
+        before, self._is_cut_off = self._is_cut_off, self.is_out_of_reach(now)
+        if self._is_cut_off and not before:
+            self._fail_waiting()
+
+    def _SyncObj__onMessageReceived(self, node: Node, message: AnyMessage) -> None:  # noqa: N802
+        match message:
+            case AppendEntries():
+                self._on_append_entries(node, message)
+            case AppendReply():
+                self._on_append_reply(node, message)
+            case Forward():
+                self._on_forward(node, message)
+            case Forwarded():
+                self._on_forwarded(node, message)
+            case SnapshotChunk():
+                self._on_snapshot_chunk(node, message)
+            case SnapshotReply():
+                self._on_snapshot_reply(node, message)
+            case PreVote():
+                self._on_pre_vote(node, message)
+            case PreVoteReply():
+                self._on_pre_vote_reply(node, message)
+            case RequestVote():
+                self._on_request_vote(node, message)
+            case VoteReply():
+                self._on_vote_reply(node, message)
+            case TimeoutNow():
+                self._on_timeout_now(node, message)
+            case ChangeMember():
+                self._on_change_member(node, message)
+            case ChangeProgress():
+                self._on_change_progress(message)
+
+    # Commands.
+
+    def _checkCommandsToApply(self) -> None:  # noqa: N802
+        """Everything that waits goes into the log together: one message to each follower, one sync, run side by side."""
+        if self._isLeader():
+            self._take_into_log()
+            self._advance_changes(self._now())
+            if (
+                self._is_due
+                or self.raftCommitIndex != self._told_commit
+                or self.log.last_index != self._replicated_index
+            ):
+                self._replicate()
+            self.log.sync()
+        else:
+            self._pass_on()
+        self._compact_if_due(self._now())
+
+    def _take_into_log(self) -> None:
+        answers: dict[Node, Forwarded] = {}
+        taken_bytes = taken = 0
+        while self._commands and taken < self.options.batch_entries and taken_bytes < self.options.batch_bytes:
+            command = self._commands.popleft()
+            if command.on_taken is not None:
+                command.on_taken()
+            stamped = self._stamped(command.command)
+            if stamped is not None:
+                index = self._append(stamped, self.raftCurrentTerm)
+                taken += 1
+                taken_bytes += len(stamped)
+            if command.origin is not None:
+                node, request = command.origin
+                answer = answers.setdefault(node, Forwarded([], []))
+                if stamped is None:
+                    answer.refused.append(request)
+                else:
+                    answer.accepted.append((request, index, self.raftCurrentTerm))
+            elif command.callback is not None:
+                if stamped is None:
+                    command.callback(None, FAIL_REASON.REQUEST_DENIED)
+                else:
+                    self._SyncObj__commandsWaitingCommit[index].append((self.raftCurrentTerm, command.callback))
+        for node, answer in answers.items():
+            self.exchange.send(node, answer)
+
+    def _stamped(self, command: bytes) -> bytes | None:
+        if command[:1] != REGULAR:
+            return command
+        try:
+            stamped = REGULAR + self._stamp(command[1:])
+        except Exception:
+            log.exception("%s: a command could not be stamped and is refused", self.uid)
+            return None
+        return stamped if len(stamped) <= self.options.max_entry_bytes + 2**12 else None
+
+    def _pass_on(self) -> None:
+        """To the leader, or back to the caller when there is none."""
+        leader = self._getLeader()
+        forward: list[tuple[int, bytes]] = []
+        size = 0
+        refused: dict[Node, Forwarded] = {}
+        while self._commands and size < self.options.batch_bytes:
+            command = self._commands.popleft()
+            if command.on_taken is not None:
+                command.on_taken()
+            if command.origin is not None:
+                node, request = command.origin
+                refused.setdefault(node, Forwarded([], [])).refused.append(request)
+            elif leader is None or leader.id not in self.connected:
+                if command.callback is not None:
+                    command.callback(None, FAIL_REASON.MISSING_LEADER)
+            else:
+                self._requests += 1
+                if command.callback is not None:
+                    self._SyncObj__commandsWaitingReply[self._requests] = command.callback
+                forward.append((self._requests, command.command))
+                size += len(command.command)
+        for node, answer in refused.items():
+            self.exchange.send(node, answer)
+        if forward and leader is not None and not self.exchange.send(leader, Forward(forward)):
+            for request, _ in forward:
+                if (callback := self._SyncObj__commandsWaitingReply.pop(request, None)) is not None:
+                    callback(None, FAIL_REASON.NOT_LEADER)
+
+    def _on_forward(self, node: Node, message: Forward) -> None:
+        for request, command in message.commands:
+            # A peer may bring commands and barriers; membership has its own, checked way.
+            if command[:1] in (REGULAR, NO_OP) and len(command) <= self.options.max_entry_bytes + 1:
+                self._commands.append(Command(command, origin=(node, request)))
+            else:
+                self.exchange.send(node, Forwarded([], [request]))
+
+    def _on_forwarded(self, _node: Node, message: Forwarded) -> None:
+        waiting = self._SyncObj__commandsWaitingReply
+        for request in message.refused:
+            if (callback := waiting.pop(request, None)) is not None:
+                callback(None, FAIL_REASON.NOT_LEADER)
+        for request, index, term in message.accepted:
+            if (callback := waiting.pop(request, None)) is None:
+                continue
+            if index <= self.raftLastApplied:
+                callback(None, FAIL_REASON.UNKNOWN_OUTCOME)
+            else:
+                self._SyncObj__commandsWaitingCommit[index].append((term, callback))
+
+    def _SyncObj__doApplyCommand(self, command: bytes) -> object:  # noqa: N802
+        """What an entry does here. A failing state machine must not stop the log for ever: the failure becomes the
+        result. A broken invariant (AssertionError) does stop this replica, before it can do harm."""
+        index = self.raftLastApplied + 1
+        if command[:1] != REGULAR:
+            return index
+        try:
+            return self.machine.apply(index, command[1:])
+        except AssertionError:
+            raise
+        except Exception as error:
+            log.exception("%s: entry %d could not be applied", self.uid, index)
+            return ApplyFailed(f"entry {index} could not be applied: {error}")
+
+    # Compaction.
+
+    def _compact_if_due(self, now: float) -> None:
+        if self._writing is not None:
+            if self._written:
+                self._finish_snapshot(self._writing, self._written.popleft(), now)
+            return
+        applied = self.raftLastApplied
+        is_due = (
+            applied - self.point.index >= self.options.compact_entries
+            or self.log.size_bytes > self.options.compact_bytes
+        )
+        if is_due and applied > self.point.index and now >= self._no_snapshot_before:
+            self._begin_snapshot(applied)
+
+    def _begin_snapshot(self, index: int) -> None:
+        term = self.log.term_at(index)
+        assert term is not None
+        point = self._writing = Point(index, term, self.configurations.at(index))
+        serialise = self.machine.snapshot()
+
+        def write() -> None:
+            try:
+                self.snapshots.write(point, serialise())
+            except Exception as error:
+                self._written.append(error)
+            else:
+                self._written.append(None)
+
+        self._around.spawn(write)
+
+    def _finish_snapshot(self, point: Point, failure: Exception | None, now: float) -> None:
+        """Only here, in the raft thread, does a snapshot take its place: one received meanwhile may be newer."""
+        self._writing = None
+        if failure is not None:
+            log.error("%s: the snapshot at %d could not be written: %s", self.uid, point.index, failure)
+            self._no_snapshot_before = now + SNAPSHOT_RETRY_S
+            return
+        if point.index <= self.point.index:
+            return
+        self.snapshots.adopt_written()
+        self.point = point
+        self.configurations.compact(point.index)
+        self.log.compact(self._keep_after(point.index))
+        log.info("%s: snapshot at %d, log from %d", self.uid, point.index, self.log.base_index)
+
+    def _keep_after(self, index: int) -> int:
+        """Where the log may be cut: some entries stay, for those who were away only shortly."""
+        base = self.log.base_index
+        kept, left = index, self.options.keep_bytes
+        while kept > max(base, index - self.options.keep_entries):
+            left -= len(self.log[kept - base][0])
+            if left < 0:
+                break
+            kept -= 1
+        return kept
+
+    # What others see.
+
+    def applied_members(self) -> Members:
+        """The configuration as far as it is applied here."""
+        return self.configurations.at(max(self.raftLastApplied, self.point.index))
+
+    def role(self) -> Role:
+        if self._isLeader():
+            return Role.leader
+        if self.is_learner:
+            return Role.learner
+        return Role.candidate if self._SyncObj__raftState == CANDIDATE else Role.follower
+
+    def status(self, now: float) -> Status:
+        """From any thread: reads single values, each of which is replaced as a whole."""
+        members = self.configurations.current
+        connected = self.connected | {self.uid}
+        role, leader = self.role(), self._getLeader()
+        told = self._SyncObj__noopIDx if role is Role.leader else self._SyncObj__leaderCommitIndex
+        is_quorate = self.is_quorate(now)
+        return Status(
+            uid=self.uid,
+            role=role,
+            leader=leader.id if leader is not None else None,
+            term=self.raftCurrentTerm,
+            commit_index=self.raftCommitIndex,
+            applied_index=self.raftLastApplied,
+            members={uid: uid in connected for uid in sorted(members)},
+            addresses=dict(members),
+            is_quorate=is_quorate,
+            missing=self.missing(now),
+            caught_up=is_quorate and told is not None and self.raftLastApplied >= told,
+        )
+
+
+__all__ = ["LEADER", "MEMBERSHIP", "NO_OP", "REGULAR", "Command", "Consensus"]

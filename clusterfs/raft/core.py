@@ -1,0 +1,340 @@
+"""What we take over from pysyncobj's SyncObj, and what every layer above needs: log, peers, configuration, quorum.
+
+`Core` → `elections` → `replication` → `consensus` are one object in four files: a SyncObj (0.3.17, exactly) that keeps its state,
+timers, commit rule and apply loop, with the parts replaced that `docs/internals/raft-changes.md` lists. Names that begin with
+`_SyncObj__` are pysyncobj's private ones; a test pins the source they were read in. All of it runs in one thread, the
+raft thread, and touches time, network and disk only through what it is given.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pysyncobj.syncobj
+from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf
+from pysyncobj.node import Node
+
+from . import membership
+from .exchange import Exchange, Outgoing
+from .journal import Log
+from .membership import Change, Configurations
+from .snapshot import Point, SnapshotStore
+from .values import Address, Options, StateMachine, StorageDamaged
+
+log = logging.getLogger(__name__)
+
+FOLLOWER, CANDIDATE, LEADER = 0, 1, 2
+# The first byte of a command.
+REGULAR, NO_OP, MEMBERSHIP = b"\x00", b"\x01", b"\x02"
+
+Callback = Callable[[object, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a replica is put into; the simulation brings its own."""
+
+    uid: str
+    log: Log
+    snapshots: SnapshotStore
+    machine: StateMachine
+    exchange: Exchange
+    options: Options
+    stamp: Callable[[bytes], bytes]
+    clock: Callable[[], float]
+    # Runs something long beside the raft thread.
+    spawn: Callable[[Callable[[], None]], None]
+
+
+def spawn_thread(work: Callable[[], None]) -> None:
+    threading.Thread(target=work, name="raft-snapshot", daemon=True).start()
+
+
+class Core(SyncObj):  # type: ignore[misc]
+    _SyncObj__raftState: int
+    _SyncObj__raftCurrentTerm: int
+    _SyncObj__votedForNodeId: str | None
+    _SyncObj__raftLeader: Node | None
+    _SyncObj__raftElectionDeadline: float
+    _SyncObj__raftCommitIndex: int
+    _SyncObj__raftLastApplied: int
+    _SyncObj__leaderCommitIndex: int | None
+    _SyncObj__noopIDx: int | None
+    _SyncObj__newAppendEntriesTime: float
+    _SyncObj__otherNodes: set[Node]
+    _SyncObj__readonlyNodes: set[Node]
+    _SyncObj__connectedNodes: set[Node]
+    _SyncObj__raftNextIndex: dict[Node, int]
+    _SyncObj__raftMatchIndex: dict[Node, int]
+    _SyncObj__lastResponseTime: dict[Node, float]
+    _SyncObj__commandsWaitingCommit: dict[int, list[tuple[int, Callback]]]
+    _SyncObj__commandsWaitingReply: dict[int, Callback]
+
+    def __init__(self, around: Surroundings, hints: membership.Members) -> None:
+        """`hints`: members known from elsewhere, who may be met as long as the log does not name this node as a member."""
+        self.uid = around.uid
+        self.log = around.log
+        self.machine = around.machine
+        self.exchange = around.exchange
+        self.snapshots = around.snapshots
+        self.options = options = around.options
+        self._around = around
+        self._now = around.clock
+        self._hints = dict(hints)
+        self._allowed: dict[str, Address] = {}
+        self._farewells: dict[str, tuple[Address, float]] = {}
+        self.connected: frozenset[str] = frozenset()
+        # When a majority was last proven to follow the leader, and when that leader last spoke.
+        self._quorum_at = self._beat_at = float("-inf")
+        self._is_due = False
+        self.point = self._reconcile()
+        self.configurations = self._configurations_of_log()
+        conf = SyncObjConf(
+            autoTick=False,
+            autoTickPeriod=options.tick_s,
+            raftMinTimeout=options.election_timeout_min_s,
+            raftMaxTimeout=options.election_timeout_max_s,
+            appendEntriesPeriod=options.heartbeat_s,
+            leaderFallbackTimeout=options.leader_quorum_s,
+            connectionTimeout=options.election_timeout_max_s,
+            journalFile=self.log,
+            onStateChanged=self._state_changed,
+            # Snapshots and compaction are ours (consensus.py); these keep pysyncobj from making its own.
+            logCompactionMinEntries=2**62,
+            logCompactionMinTime=2**62,
+        )
+        super().__init__(Node(self.uid), [], conf=conf, transport=self.exchange)
+        self.exchange.setOnNodeConnectedCallback(self._peer_connected)
+        self.exchange.setOnNodeDisconnectedCallback(self._peer_disconnected)
+        self.exchange.amend = self._amend
+        self._SyncObj__raftLastApplied = self.point.index
+        if self.log.getRaftCommitIndex() < self.point.index:
+            self.log.setRaftCommitIndex(self.point.index)
+        self._SyncObj__raftCommitIndex = self.log.getRaftCommitIndex()
+        self._adopt_configuration()
+        if set(self.configurations.current) == {self.uid}:
+            self._SyncObj__raftElectionDeadline = 0.0
+
+    # Log and snapshot.
+
+    def _reconcile(self) -> Point:
+        """Load the snapshot into the state machine and make sure that the log goes on where it ends.
+
+        A crash between taking over a received snapshot and restarting the log leaves a log that is behind it or in conflict
+        with it. What a snapshot holds is committed, so such a log has nothing to add. A log that begins *after* the
+        snapshot has lost entries: refused.
+        """
+        point = self.snapshots.current()
+        if point is None:
+            if self.log.base_index:
+                raise StorageDamaged("the Raft log begins after a snapshot that is not there")
+            return Point(0, 0, {})
+        if self.log.base_index > point.index:
+            raise StorageDamaged(f"the log begins after {self.log.base_index}, the snapshot ends at {point.index}")
+        if self.log.term_at(point.index) != point.term:
+            if self.log.getRaftCommitIndex() > point.index:
+                raise StorageDamaged(f"log and snapshot disagree on the committed entry {point.index}")
+            log.warning("%s: the log restarts after the snapshot at %d", self.uid, point.index)
+            self.log.restart(point.index, point.term)
+        self.machine.restore(point.index, self.snapshots.chunks())
+        return point
+
+    def _configurations_of_log(self) -> Configurations:
+        """The snapshot's configuration and what the log after it makes of it; entries count as soon as they are there."""
+        configurations = Configurations(self.point.index, self.point.members)
+        for command, index, _ in self.log[max(1, self.point.index - self.log.base_index + 1) :]:
+            if command[:1] == MEMBERSHIP:
+                configurations.append(index, membership.decode(command[1:]))
+        return configurations
+
+    def _append(self, command: bytes, term: int) -> int:
+        """Add an entry at the end, and what it changes in the configuration."""
+        index = self.log.last_index + 1
+        self._add(command, index, term)
+        return index
+
+    def _add(self, command: bytes, index: int, term: int) -> None:
+        self.log.add(command, index, term)
+        if command[:1] == MEMBERSHIP:
+            self.configurations.append(index, membership.decode(command[1:]))
+            self._adopt_configuration()
+
+    def _cut(self, index: int) -> None:
+        """Take back entries from `index` on, which conflict with the leader's; never committed ones."""
+        assert index > self.raftCommitIndex, f"entry {index} conflicts, but {self.raftCommitIndex} is committed"
+        self.log.truncate(index)
+        if self.configurations.truncate(index):
+            self._adopt_configuration()
+
+    # Peers.
+
+    @property
+    def is_learner(self) -> bool:
+        return self.uid not in self.configurations.current
+
+    def allow(self, uid: str, address: Address) -> None:
+        if uid != self.uid and self._allowed.get(uid) != address:
+            self._allowed[uid] = address
+            self._update_peers()
+
+    def _adopt_configuration(self) -> None:
+        members = self.configurations.current
+        nodes = {Node(uid) for uid in members if uid != self.uid}
+        gone = self._SyncObj__otherNodes - nodes
+        self._SyncObj__readonlyNodes -= nodes
+        self._SyncObj__updateClusterConfiguration(nodes)
+        for node in nodes:
+            # pysyncobj's commit and step-down rules read these of every member.
+            self._SyncObj__raftNextIndex.setdefault(node, self.log.last_index + 1)
+            self._SyncObj__raftMatchIndex.setdefault(node, 0)
+            self._SyncObj__lastResponseTime.setdefault(node, self._now())
+        for node in gone:
+            self._allowed.pop(node.id, None)
+            self._SyncObj__lastResponseTime.pop(node, None)
+            if self._isLeader():
+                self._farewells[node.id] = (self._address_before(node.id), self._now() + self.options.farewell_s)
+            if node in self._SyncObj__connectedNodes:
+                self._make_learner(node)
+        self._update_peers()
+        log.info("%s: members are now %s", self.uid, ", ".join(sorted(members)) or "not known yet")
+
+    def _address_before(self, uid: str) -> Address:
+        known = self.configurations.at(max(self.raftLastApplied, self.point.index)).get(uid)
+        return known or self._hints.get(uid) or Address("", 0)
+
+    def _update_peers(self) -> None:
+        members = self.configurations.current
+        sources = [members, self._allowed, {uid: address for uid, (address, _) in self._farewells.items()}]
+        if self.is_learner:
+            sources.append(self._hints)
+        uids = {uid for source in sources for uid in source} - {self.uid}
+        self.exchange.set_peers(
+            {
+                uid: tuple(
+                    dict.fromkeys(a for s in (*sources, self._hints) if (a := s.get(uid)) is not None and a.port)
+                )
+                for uid in uids
+            }
+        )
+
+    def _end_farewells(self, now: float) -> None:
+        over = [uid for uid, (_, until) in self._farewells.items() if until < now]
+        for uid in over:
+            del self._farewells[uid]
+        if over:
+            self._update_peers()
+
+    def _make_learner(self, node: Node) -> None:
+        self._SyncObj__readonlyNodes.add(node)
+        self._SyncObj__raftNextIndex[node] = self.log.last_index + 1
+        self._SyncObj__raftMatchIndex[node] = 0
+
+    def _peer_connected(self, node: Node) -> None:
+        self._SyncObj__connectedNodes.add(node)
+        if node not in self._SyncObj__otherNodes:
+            self._make_learner(node)
+        else:
+            # What was on its way when the connection broke is lost.
+            match = self._SyncObj__raftMatchIndex[node]
+            self._SyncObj__raftNextIndex[node] = (match or self.log.last_index) + 1
+        self._note_connections()
+        self._is_due = True
+
+    def _peer_disconnected(self, node: Node) -> None:
+        self._SyncObj__connectedNodes.discard(node)
+        if node in self._SyncObj__readonlyNodes:
+            self._SyncObj__readonlyNodes.discard(node)
+            self._SyncObj__raftNextIndex.pop(node, None)
+            self._SyncObj__raftMatchIndex.pop(node, None)
+        if node == self._getLeader():
+            # Answers that were on their way are lost.
+            self._SyncObj__onLeaderChanged()
+        self._note_connections()
+
+    def _note_connections(self) -> None:
+        self.connected = frozenset(node.id for node in self._SyncObj__connectedNodes)
+
+    # Quorum.
+
+    def _majority_at(self, times: Sequence[float]) -> float:
+        """The newest moment that a majority of the members reaches; `times` has one value for each other member."""
+        if self.is_learner:
+            return float("-inf")
+        ordered = sorted([*times, float("inf")], reverse=True)
+        return ordered[(len(times) + 1) // 2]
+
+    def _proof_at(self) -> float:
+        """When (on our clock) a majority was last known to follow the present leader."""
+        if not self._isLeader():
+            return self._quorum_at
+        answers = dict(self._SyncObj__lastResponseTime)
+        return self._majority_at(
+            [answers.get(Node(u), float("-inf")) for u in self.configurations.current if u != self.uid]
+        )
+
+    def is_quorate(self, now: float) -> bool:
+        if self._isLeader():
+            return now - self._proof_at() < self.options.leader_quorum_s
+        limit = self.options.follower_quorum_s
+        return self._getLeader() is not None and now - self._beat_at < limit and now - self._quorum_at < limit
+
+    def missing(self, now: float) -> tuple[str, ...]:
+        """Members that were not heard of lately."""
+        found = []
+        for uid in self.configurations.current:
+            heard = self.exchange.heard_at(uid) if uid != self.uid else now
+            if heard is None or now - heard > self.options.follower_quorum_s:
+                found.append(uid)
+        return tuple(sorted(found))
+
+    def is_out_of_reach(self, now: float) -> bool:
+        """No leader proves a quorum and too few members are heard to elect one: nothing can be written."""
+        members = len(self.configurations.current)
+        return not self.is_quorate(now) and (members - len(self.missing(now))) * 2 <= members
+
+    # Hooks of the layers above.
+
+    def _amend(self, message: Outgoing) -> Outgoing:
+        return message
+
+    def _state_changed(self, old: int, new: int) -> None:
+        raise NotImplementedError
+
+    def _fail_waiting(self, up_to: int | None = None) -> None:
+        """Tell callers that nobody will know what became of their entries (those up to an index, or all)."""
+        waiting = self._SyncObj__commandsWaitingCommit
+        for index in sorted(waiting):
+            if up_to is None or index <= up_to:
+                for _, callback in waiting.pop(index):
+                    callback(None, FAIL_REASON.UNKNOWN_OUTCOME)
+        if up_to is None:
+            self._SyncObj__onLeaderChanged()
+
+    def _observe(self, term: int) -> bool:
+        """A higher term ends whatever this node was in the old one. True when it did."""
+        if term <= self.raftCurrentTerm:
+            return False
+        self._SyncObj__setCurrentTerm(term, None)
+        self._SyncObj__setState(FOLLOWER)
+        self._SyncObj__raftLeader = None
+        return True
+
+    def _restart_election_timer(self) -> None:
+        self._SyncObj__raftElectionDeadline = self._now() + self._SyncObj__generateRaftTimeout()
+
+
+monotonic: Callable[[], float] = pysyncobj.syncobj.monotonicTime
+
+__all__ = [
+    "CANDIDATE",
+    "FOLLOWER",
+    "LEADER",
+    "MEMBERSHIP",
+    "NO_OP",
+    "REGULAR",
+    "Callback",
+    "Change",
+    "Core",
+    "Surroundings",
+]

@@ -1,0 +1,124 @@
+"""Elections: pysyncobj's, with what keeps one node from disturbing the others.
+
+A node asks before it stands (pre-vote, Ongaro's thesis 9.6), so that one which was away cannot depose a healthy leader with
+a term it counted up alone. Who hears a leader votes for nobody else (4.2.3), unless that leader handed over itself. Votes are a
+set of voters, the vote is on disk before it is given, and a refusal carries the term.
+"""
+
+import logging
+
+from pysyncobj.node import Node
+
+from .core import CANDIDATE, FOLLOWER, LEADER, Core, Surroundings
+from .exchange import Outgoing
+from .membership import Members
+from .messages import PreVote, PreVoteReply, RequestVote, TimeoutNow, VoteReply
+
+log = logging.getLogger(__name__)
+
+
+class Elections(Core):
+    def __init__(self, around: Surroundings, hints: Members) -> None:
+        self._round = 0
+        self._pre_votes: set[str] = set()
+        self._votes: set[str] = set()
+        # May pysyncobj begin the election that is due, and is it one that the leader asked for?
+        self._may_stand = False
+        self._transfer_term: int | None = None
+        super().__init__(around, hints)
+
+    def _prepare_election(self, now: float) -> None:
+        """Called before each tick of pysyncobj, which stands as soon as the deadline has passed: put that off until a
+        majority is willing."""
+        if self._isLeader():
+            return
+        if self.is_learner:
+            self._SyncObj__raftElectionDeadline = now + self.options.election_timeout_max_s
+            return
+        if self._SyncObj__raftElectionDeadline >= now or not self._SyncObj__otherNodes:
+            return
+        self._votes = set()
+        if self._may_stand:
+            self._may_stand = False
+            return
+        self._round += 1
+        self._pre_votes = set()
+        question = PreVote(self.raftCurrentTerm + 1, self._round, self.log.last_index, self.log[-1][2])
+        for node in self._SyncObj__otherNodes:
+            self.exchange.send(node, question)
+        self._restart_election_timer()
+
+    def _is_majority(self, voters: set[str]) -> bool:
+        """Do these and this node make one?"""
+        others = {node.id for node in self._SyncObj__otherNodes}
+        return (len(voters & others) + 1) * 2 > len(others) + 1
+
+    def _hears_leader(self) -> bool:
+        now = self._now()
+        if self._isLeader():
+            return now - self._proof_at() < self.options.election_timeout_min_s
+        return self._getLeader() is not None and now - self._beat_at < self.options.election_timeout_min_s
+
+    def _is_up_to_date(self, last_index: int, last_term: int) -> bool:
+        return (last_term, last_index) >= (self.log[-1][2], self.log.last_index)
+
+    def _on_pre_vote(self, node: Node, message: PreVote) -> None:
+        is_willing = (
+            message.term > self.raftCurrentTerm
+            and not self._hears_leader()
+            and self._is_up_to_date(message.last_log_index, message.last_log_term)
+        )
+        self.exchange.send(node, PreVoteReply(self.raftCurrentTerm, message.round, is_willing))
+
+    def _on_pre_vote_reply(self, node: Node, message: PreVoteReply) -> None:
+        if self._observe(message.term) or self._isLeader():
+            return
+        if message.granted and message.round == self._round and not self._hears_leader():
+            self._pre_votes.add(node.id)
+            if self._is_majority(self._pre_votes):
+                # Answers that are still on their way belong to a round that is over.
+                self._round += 1
+                self._stand()
+
+    def _stand(self) -> None:
+        self._may_stand = True
+        self._SyncObj__raftElectionDeadline = 0.0
+
+    def _on_request_vote(self, node: Node, message: RequestVote) -> None:
+        is_granted = False
+        is_fit = self._is_up_to_date(message.last_log_index, message.last_log_term)
+        if message.term > self.raftCurrentTerm:
+            if message.transfer or not self._hears_leader():
+                is_granted = is_fit
+                self._SyncObj__setCurrentTerm(message.term, node.id if is_granted else None)
+                self._SyncObj__setState(FOLLOWER)
+                self._SyncObj__raftLeader = None
+        elif message.term == self.raftCurrentTerm and self._SyncObj__raftState != LEADER and is_fit:
+            is_granted = self._SyncObj__votedForNodeId in (None, node.id)
+            if is_granted:
+                self._SyncObj__setCurrentTerm(message.term, node.id)
+        if is_granted:
+            self._restart_election_timer()
+        self.exchange.send(node, VoteReply(self.raftCurrentTerm, is_granted))
+
+    def _on_vote_reply(self, node: Node, message: VoteReply) -> None:
+        if self._observe(message.term):
+            return
+        if self._SyncObj__raftState != CANDIDATE or message.term != self.raftCurrentTerm or not message.granted:
+            return
+        self._votes.add(node.id)
+        if self._is_majority(self._votes):
+            self._SyncObj__onBecomeLeader()
+
+    def _on_timeout_now(self, node: Node, message: TimeoutNow) -> None:
+        """The leader hands over to us."""
+        if message.term == self.raftCurrentTerm and node == self._getLeader() and not self.is_learner:
+            log.info("%s: %s hands over leadership", self.uid, node.id)
+            self._transfer_term = message.term + 1
+            self._stand()
+
+    def _amend(self, message: Outgoing) -> Outgoing:
+        """pysyncobj composes request_vote itself and does not know of hand-overs."""
+        if isinstance(message, dict) and message["type"] == "request_vote" and message["term"] == self._transfer_term:
+            return {**message, "transfer": True}
+        return message

@@ -1,0 +1,46 @@
+"""What consensus needs of whatever carries its messages: pysyncobj's Transport, narrowed and completed.
+
+Two carriers exist: `transport` (TCP and mutual TLS) and the simulation's, under virtual time. Messages are handed over in the
+raft thread only, and `send` never blocks.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+
+from pysyncobj.node import Node
+from pysyncobj.transport import Transport
+
+from .messages import Message
+from .values import Address
+
+Outgoing = Message | dict[str, object]
+
+
+class Exchange(Transport):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__(None, None, ())
+        # Consensus completes here what pysyncobj composes itself.
+        self.amend: Callable[[Outgoing], Outgoing] = lambda message: message
+
+    def send(self, node: Node, message: Outgoing) -> bool:
+        """False when it certainly will not arrive. True promises nothing."""
+        return self.transmit(node.id, self.amend(message))
+
+    @abstractmethod
+    def transmit(self, uid: str, message: Outgoing) -> bool: ...
+
+    @abstractmethod
+    def set_peers(self, peers: Mapping[str, Sequence[Address]]) -> None:
+        """Who may be connected, and where each may be found; others are cut off."""
+
+    @abstractmethod
+    def heard_at(self, uid: str) -> float | None:
+        """When anything last came from a connected peer."""
+
+    @abstractmethod
+    def backlog_bytes(self, uid: str) -> int:
+        """Bytes waiting to leave for a peer."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Make the raft thread tick at once; from any thread."""

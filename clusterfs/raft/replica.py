@@ -1,0 +1,383 @@
+"""A replica as its user sees it: start, stop, blocking calls with deadlines, and a status.
+
+It owns the threads. The raft thread runs `consensus`; when that hits a broken invariant or a failing disk the replica stops by
+itself and says so in its status, for one node less is better than a wrong one. What entries mean is not known here.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pysyncobj import FAIL_REASON
+
+from kvorum.errors import AlreadyExists, InvalidInput, NoQuorum, OutcomeUnknown, Refused, Timeout
+
+from . import membership
+from .consensus import Command, Consensus
+from .core import MEMBERSHIP, NO_OP, REGULAR, Surroundings, monotonic, spawn_thread
+from .credentials import Credentials
+from .journal import FileLog
+from .membership import Change
+from .snapshot import SnapshotStore
+from .transport import TlsTransport
+from .values import Address, ApplyFailed, Options, Role, StateMachine, Status, StorageDamaged, TlsFiles
+
+log = logging.getLogger(__name__)
+
+DEFAULTS = Options()
+
+# While no leader is known, ask again after this long; an election takes ten times that.
+_RETRY_S = 0.05
+_ASK_AGAIN_S = 0.2
+_HAND_OVER_S = 0.5
+# Certainly not in the log: the command may be sent again without any thought.
+_NOT_DONE = (FAIL_REASON.MISSING_LEADER, FAIL_REASON.NOT_LEADER, FAIL_REASON.DISCARDED, FAIL_REASON.QUEUE_FULL)
+
+
+class Outcome:
+    """What becomes of one command; set once, waited for by any number of threads."""
+
+    __slots__ = ("_done", "reason", "value")
+
+    def __init__(self) -> None:
+        self._done = threading.Event()
+        self.value: object = None
+        self.reason: int = FAIL_REASON.UNKNOWN_OUTCOME
+
+    def set(self, value: object, reason: int) -> None:
+        self.value, self.reason = value, reason
+        self._done.set()
+
+    def wait(self, timeout_s: float) -> bool:
+        return self._done.wait(timeout_s)
+
+
+class Replica:
+    def __init__(
+        self,
+        *,
+        uid: str,
+        members: Mapping[str, Address],
+        directory: Path,
+        machine: StateMachine,
+        tls: TlsFiles,
+        bind: Address,
+        stamp: Callable[[bytes], bytes],
+        joining: bool = False,
+        options: Options = DEFAULTS,
+        on_change: Callable[[Status], None] | None = None,
+    ) -> None:
+        """`members`: when the directory is empty and `joining` is not set, they are the first configuration, and must be the
+        same on every node that starts so; otherwise the log knows better and they only help to find the others.
+        `joining`: begin with an empty log and learn everything from a leader; without meaning once there is a log.
+        `stamp` is called where an entry is appended, `on_change` in the raft thread on each change of role, leader,
+        members, connections or quorum; neither may block."""
+        self._uid = uid
+        self._members = dict(members)
+        self._directory = directory
+        self._machine = machine
+        self._tls = tls
+        self._bind = bind
+        self._stamp = stamp
+        self._is_joining = joining
+        self._options = options
+        self._on_change = on_change
+        self._consensus: Consensus | None = None
+        self._log: FileLog | None = None
+        self._transport: TlsTransport | None = None
+        self._lock = -1
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._failure: str | None = None
+        self._last: Status | None = None
+        self._reported: object = None
+        self._barrier_mutex = threading.Lock()
+        self._next_barrier: Outcome | None = None
+
+    # Life.
+
+    def start(self) -> None:
+        """Load what is on disk, listen, and take part. Raises StorageDamaged, OSError, and AlreadyExists
+        when another process uses the directory."""
+        assert self._thread is None, "a replica is started once"
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            self._take_directory()
+            self._assemble()
+        except BaseException:
+            self._release()
+            raise
+        self._thread = threading.Thread(target=self._run, name="raft", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Hand leadership over if possible, then end. Safe to repeat."""
+        consensus = self._consensus
+        if consensus is not None and self._thread is not None and self._thread.is_alive():
+            end = time.monotonic() + _HAND_OVER_S
+            while consensus.role() is Role.leader and len(consensus.connected) and time.monotonic() < end:
+                consensus.call_soon(consensus.hand_over)
+                self._stopping.wait(0.02)
+        self._end(is_clean=True)
+
+    def abandon(self) -> None:
+        """End as a crash would: nothing is said to anybody and nothing more is written."""
+        self._end(is_clean=False)
+
+    def _end(self, *, is_clean: bool) -> None:
+        self._stopping.set()
+        if self._transport is not None:
+            self._transport.wake()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(30.0)
+        if self._log is not None:
+            if is_clean and self._failure is None:
+                with contextlib.suppress(OSError):
+                    self._log.close()
+            self._log.abandon()
+        self._release()
+
+    def _take_directory(self) -> None:
+        self._lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyExists(f"another process uses {self._directory}", remedy="stop it first") from None
+
+    def _assemble(self) -> None:
+        snapshots = SnapshotStore(self._directory)
+        if snapshots.path.exists() and not (self._directory / "log").exists():
+            raise StorageDamaged(
+                f"there is a snapshot but no log in {self._directory}",
+                remedy="remove this node from the cluster, empty the directory and join again",
+            )
+        self._log = FileLog(self._directory, uid=self._uid)
+        if self._log.last_index == 0 and not self._is_joining:
+            self._write_first_configuration(self._log)
+        self._transport = TlsTransport(
+            uid=self._uid, bind=self._bind, credentials=Credentials(self._tls), options=self._options, clock=monotonic
+        )
+        around = Surroundings(
+            uid=self._uid,
+            log=self._log,
+            snapshots=snapshots,
+            machine=self._machine,
+            exchange=self._transport,
+            options=self._options,
+            stamp=self._stamp,
+            clock=monotonic,
+            spawn=spawn_thread,
+        )
+        self._consensus = Consensus(around, self._members)
+        self._transport.attach(self._consensus._poller)
+
+    def _write_first_configuration(self, fresh: FileLog) -> None:
+        """Entries 1 to n of every founder are the same: term 0, members in order."""
+        for index, (uid, address) in enumerate(sorted(self._members.items()), 1):
+            change = Change("add", uid, address.host, address.port)
+            fresh.add(MEMBERSHIP + membership.encode(change), index, 0)
+        fresh.sync()
+
+    def _release(self) -> None:
+        if self._transport is not None:
+            self._transport.destroy()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _run(self) -> None:
+        consensus = self._consensus
+        assert consensus is not None
+        try:
+            while not self._stopping.is_set():
+                consensus.doTick(self._options.tick_s)
+                self._report(consensus)
+        except Exception as error:
+            log.critical("%s: the replica stops: %s", self._uid, error, exc_info=True)
+            self._failure = f"{type(error).__name__}: {error}"
+        finally:
+            self._last = self._ended(consensus)
+            consensus.fail_all()
+            if self._transport is not None and self._failure is not None:
+                self._transport.destroy()
+            if self._failure is not None:
+                self._tell(self._last)
+
+    def _report(self, consensus: Consensus) -> None:
+        if self._on_change is None:
+            return
+        status = consensus.status(monotonic())
+        seen = (
+            status.role,
+            status.leader,
+            status.is_quorate,
+            status.members,
+            status.missing,
+            status.addresses,
+            status.caught_up,
+        )
+        if seen != self._reported:
+            self._reported = seen
+            self._tell(status)
+
+    def _tell(self, status: Status) -> None:
+        try:
+            if self._on_change is not None:
+                self._on_change(status)
+        except Exception:
+            log.exception("%s: a listener failed", self._uid)
+
+    def _ended(self, consensus: Consensus) -> Status:
+        now = consensus.status(monotonic())
+        return Status(
+            uid=now.uid,
+            role=Role.failed if self._failure is not None else Role.stopped,
+            leader=None,
+            term=now.term,
+            commit_index=now.commit_index,
+            applied_index=now.applied_index,
+            members=dict.fromkeys(now.members, False),
+            addresses=now.addresses,
+            is_quorate=False,
+            missing=tuple(now.members),
+            caught_up=False,
+            failure=self._failure,
+        )
+
+    # Calls.
+
+    def status(self) -> Status:
+        """Never blocks. Before the start it raises an assertion."""
+        assert self._consensus is not None, "the replica is not started"
+        return self._last or self._consensus.status(monotonic())
+
+    def propose(self, entry: bytes, *, deadline_s: float) -> object:
+        """Have an entry committed; returns what `apply` returned here.
+
+        Raises NoQuorum at once when there is none (and nothing was sent), OutcomeUnknown when the entry may or may not come
+        to be, ApplyFailed, InvalidInput for one that is too long. An entry may be proposed more than once inside, so it
+        must carry what makes copies recognisable.
+        """
+        if len(entry) > self._options.max_entry_bytes:
+            raise InvalidInput(
+                f"an entry of {len(entry)} bytes",
+                remedy=f"at most {self._options.max_entry_bytes} bytes can be replicated",
+            )
+
+        def submit(consensus: Consensus) -> Outcome:
+            outcome = Outcome()
+            consensus.submit(Command(REGULAR + entry, outcome.set))
+            return outcome
+
+        result = self._settle(submit, deadline_s)
+        if isinstance(result, ApplyFailed):
+            raise result
+        return result
+
+    def barrier(self, *, deadline_s: float) -> int:
+        """An index that holds everything acknowledged anywhere before this call, applied here. Errors as `propose`."""
+        index = self._settle(self._share_barrier, deadline_s)
+        assert isinstance(index, int)
+        return index
+
+    def _share_barrier(self, consensus: Consensus) -> Outcome:
+        """All who come before the next one is taken up wait for the same entry."""
+        with self._barrier_mutex:
+            if (outcome := self._next_barrier) is not None:
+                return outcome
+            outcome = self._next_barrier = Outcome()
+        consensus.submit(Command(NO_OP, outcome.set, on_taken=self._close_barrier))
+        return outcome
+
+    def _close_barrier(self) -> None:
+        with self._barrier_mutex:
+            self._next_barrier = None
+
+    def _settle(self, submit: Callable[[Consensus], Outcome], deadline_s: float) -> object:
+        consensus, end = self._consensus, monotonic() + deadline_s
+        assert consensus is not None, "the replica is not started"
+        may_be_done = False
+        while True:
+            self._require_quorum(consensus, may_be_done=may_be_done)
+            outcome = submit(consensus)
+            if not outcome.wait(max(0.0, end - monotonic())):
+                raise _unknown(f"no answer within {deadline_s:g} s")
+            if outcome.reason == FAIL_REASON.SUCCESS:
+                return outcome.value
+            if outcome.reason == FAIL_REASON.REQUEST_DENIED:
+                raise Refused("the leader could not stamp the entry", remedy="see the leader's log")
+            if outcome.reason not in _NOT_DONE:
+                may_be_done = True
+            if monotonic() + _RETRY_S > end:
+                raise _unknown(f"no leader was found within {deadline_s:g} s")
+            self._stopping.wait(_RETRY_S)
+
+    def _require_quorum(self, consensus: Consensus, *, may_be_done: bool = False) -> None:
+        ended = self._last
+        if ended is None and not self._stopping.is_set() and not consensus.is_out_of_reach(now := monotonic()):
+            return
+        if may_be_done:
+            raise _unknown("quorum was lost on the way")
+        if ended is not None or self._stopping.is_set():
+            raise NoQuorum("this replica does not run", remedy="see its log and restart it")
+        missing = consensus.missing(now)
+        total = len(consensus.configurations.current)
+        raise NoQuorum(
+            "no quorum" + (f": missing {', '.join(missing)}" if missing else ""),
+            missing=missing,
+            remedy=f"start the missing nodes or restore their network; {total // 2 + 1} of {total} are needed",
+        )
+
+    # Members.
+
+    def allow_peer(self, uid: str, address: Address) -> None:
+        """Let a node connect that is about to join; it follows the log and has no vote. Forgotten at a restart."""
+        consensus = self._consensus
+        assert consensus is not None, "the replica is not started"
+        consensus.call_soon(lambda: consensus.allow(uid, address))
+
+    def add_member(self, uid: str, address: Address, *, deadline_s: float) -> None:
+        """Give a node a vote, once it is connected and has the log; for a member, change its address.
+
+        Raises NoQuorum, or Timeout that says what was waited for; asking again is harmless.
+        """
+        self._change(Change("add", uid, address.host, address.port), deadline_s)
+
+    def remove_member(self, uid: str, *, deadline_s: float) -> None:
+        """Take a node's vote; may be this one. A leader hands over first. Raises as `add_member`, Refused for the last member."""
+        consensus = self._consensus
+        assert consensus is not None, "the replica is not started"
+        if set(consensus.configurations.current) == {uid}:
+            raise Refused(
+                "the last member of a cluster cannot be removed", remedy="stop the daemons and delete their state"
+            )
+        self._change(Change("remove", uid), deadline_s)
+
+    def _change(self, change: Change, deadline_s: float) -> None:
+        consensus, end = self._consensus, monotonic() + deadline_s
+        assert consensus is not None, "the replica is not started"
+        consensus.change_progress.pop(change.uid, None)
+        while True:
+            applied = consensus.applied_members()
+            if membership.changed(applied, change) == applied and (applied or change.op == "add"):
+                return
+            self._require_quorum(consensus)
+            consensus.call_soon(lambda: consensus.want_change(change))
+            if monotonic() > end:
+                break
+            self._stopping.wait(min(_ASK_AGAIN_S, max(0.0, end - monotonic())))
+        waiting_for = consensus.change_progress.get(change.uid) or "a leader"
+        raise Timeout(
+            f"member {change.uid} was not {'added' if change.op == 'add' else 'removed'} within {deadline_s:g} s: "
+            f"waited for {waiting_for}",
+            remedy="look at the members before trying again; trying again is harmless",
+        )
+
+
+def _unknown(why: str) -> OutcomeUnknown:
+    return OutcomeUnknown(f"{why}: the entry may or may not be committed", remedy="read before trying again")
