@@ -39,12 +39,12 @@ _LEASE_POLL_S = 0.2
 
 @dataclass(kw_only=True)
 class ArrivalDesk:
-    """`serve_disks(migration_id, port, source)`: the relay for disk contents, open while inside."""
+    """`serve_relays(arrival)`: the relays by which memory and disks come when disks come, open while inside."""
 
     host: Host
     records: MigrationRecords
     address: Callable[[], str]
-    serve_disks: Callable[[str, int, NodeName], AbstractAsyncContextManager[None]]
+    serve_relays: Callable[[Arrival], AbstractAsyncContextManager[None]]
     prepare_driver: Callable[[], Awaitable[None]]
     resume: Callable[[Vmid], Awaitable[None]]
     # False while a paused copy is still being filled.
@@ -124,8 +124,7 @@ async def _make_room(
             desk.records.save(arrival)
         await desk.prepare_driver()
         if disks:
-            serving = desk.serve_disks(migration_id, arrival.disk_port, file.node)
-            await desk.open[migration_id].enter_async_context(serving)
+            await desk.open[migration_id].enter_async_context(desk.serve_relays(arrival))
     except BaseException:
         await asyncio.shield(discard(desk, arrival))
         raise

@@ -18,7 +18,7 @@ from agent.operations.migrate import migrate_guest
 from agent.operations.power import SHUTDOWN_TIMEOUT_S, shutdown_guest, start_guest, stop_guest
 from agent.operations.update import update_guest
 from agent.tasks import TaskHandle, undoing
-from kvorum.errors import AlreadyExists, InvalidInput, KvorumError, NotFound
+from kvorum.errors import AlreadyExists, InvalidInput, KvorumError, NotFound, Refused
 from kvorum.ids import NodeName, Vmid, node_resource, parse_guest_resource, parse_node_resource, parse_vmid
 from kvorum.v1 import guest_pb2 as pb
 from kvorum.v1 import guest_pb2_grpc
@@ -222,6 +222,9 @@ class GuestService(guest_pb2_grpc.GuestServiceServicer):
         return await self._inventory.find(parse_guest_resource(name))
 
     async def _pass_on(self, file: GuestFile, method: str, request: Any) -> Any:
+        if _is_ha():
+            # HA works on its own node: a stop meant for what ran here must not reach the guest where it has moved to.
+            raise Refused(f"guest {file.vmid} belongs to {file.node}")
         self._forwarding.require_first_hop(f"guest {file.vmid}")
         return await self._forwarding.call(file.node, Stub, method, request)
 

@@ -17,7 +17,7 @@ from agent.guests.driver import Guest
 from agent.guests.kvm import KvmDriver
 from agent.guests.lxc import LxcDriver
 from agent.inventory import GuestFile, GuestKind, Inventory, parse_guest_path
-from agent.migration import disks
+from agent.migration import relays
 from agent.operations.arrival_rounds import settle_arrivals, sweep_strays
 from agent.operations.arrivals import ArrivalDesk
 from agent.operations.create import REMOVE_CONFIG, remove_reserved
@@ -26,7 +26,7 @@ from agent.operations.disks import owned_volumes
 from agent.operations.host import Host
 from agent.operations.migrate import MigrationDesk
 from agent.operations.migration_plan import MigrationWish, plan_migration
-from agent.operations.migration_records import MigrationRecords
+from agent.operations.migration_records import Arrival, MigrationRecords
 from agent.operations.volumes import FREE_VOLUME
 from agent.storage.storages import PATH as STORAGE_CFG
 from agent.storage.storages import Storages
@@ -107,7 +107,7 @@ class GuestRoom:
             host=self.host,
             records=self._records,
             address=lambda: context.require_identity().address,
-            serve_disks=self._serve_disks,
+            serve_relays=self._serve_relays,
             prepare_driver=self.vms.prepare,
             resume=self.vms.resume,
             is_whole=mover.is_whole,
@@ -143,15 +143,19 @@ class GuestRoom:
         raise InvalidInput(f"{node} is no node of this cluster", field="target_node", remedy="see 'kvorum node list'")
 
     @contextlib.asynccontextmanager
-    async def _serve_disks(self, migration_id: str, port: int, source: NodeName) -> AsyncIterator[None]:
-        relay = disks.serve(
-            disks.socket_path(migration_id),
-            address=self._context.require_identity().address,
-            port=port,
-            source=await self._uid_of(source),
-            pki=self._context.paths.pki,
-        )
-        async with relay:
+    async def _serve_relays(self, arrival: Arrival) -> AsyncIterator[None]:
+        source = await self._uid_of(NodeName(arrival.source))
+        ports = {relays.Kind.memory: arrival.memory_port, relays.Kind.disks: arrival.disk_port}
+        async with contextlib.AsyncExitStack() as stack:
+            for kind, port in ports.items():
+                serving = relays.serve(
+                    relays.socket_path(arrival.migration_id, kind),
+                    address=self._context.require_identity().address,
+                    port=port,
+                    source=source,
+                    pki=self._context.paths.pki,
+                )
+                await stack.enter_async_context(serving)
             yield
 
     async def _rounds(self) -> None:

@@ -16,7 +16,7 @@ from agent.guests.domain_disks import target_names
 from agent.guests.domain_xml import domain_name
 from agent.guests.libvirt_link import LibvirtLink
 from agent.inventory import GuestFile, GuestKind
-from agent.migration import disks, live, tunnel
+from agent.migration import live, relays, tunnel
 from agent.migration.streams import ByteStream
 from agent.operations.migrate import Carrier, DiskOffer, Prepared
 from kvorum.errors import TaskFailed
@@ -155,15 +155,25 @@ class LibvirtMover:
         async with contextlib.AsyncExitStack() as stack:
             path = tunnel.socket_path(prepared.migration_id)
             await stack.enter_async_context(tunnel.listen(path, connect))
-            disk_socket = None
+            relayed = None
             if prepared.disk_port:
-                disk_socket = disks.socket_path(prepared.migration_id)
-                relay = disks.forward(
-                    disk_socket, address=prepared.address, port=prepared.disk_port, target=uid, pki=self._pki
+                relayed = live.Relayed(
+                    *[
+                        await stack.enter_async_context(self._relayed(prepared, kind, port, uid))
+                        for kind, port in (
+                            (relays.Kind.memory, prepared.memory_port),
+                            (relays.Kind.disks, prepared.disk_port),
+                        )
+                    ]
                 )
-                await stack.enter_async_context(relay)
-            destination = live.Destination(path, prepared.address, prepared.memory_port, uid, disk_socket)
+            destination = live.Destination(path, prepared.address, prepared.memory_port, uid, relayed)
             yield LibvirtCarrier(self._link, destination)
+
+    @contextlib.asynccontextmanager
+    async def _relayed(self, prepared: Prepared, kind: relays.Kind, port: int, target: NodeUid) -> AsyncIterator[Path]:
+        path = relays.socket_path(prepared.migration_id, kind)
+        async with relays.forward(path, address=prepared.address, port=port, target=target, pki=self._pki):
+            yield path
 
 
 class LibvirtCarrier:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from operation_fakes import FakeDriver, FakeEntry, FakeHandle, FakeStorages, FakeStore, fake_host
+from unit.operations.operation_fakes import FakeDriver, FakeEntry, FakeHandle, FakeStorages, FakeStore, fake_host
 
 from agent.guests.driver import RunState
 from agent.inventory import GuestFile, GuestKind
@@ -18,7 +18,7 @@ from agent.operations.arrivals import Announced, ArrivalDesk
 from agent.operations.departures import settle_departures
 from agent.operations.migrate import DiskOffer, MigrationDesk, Prepared, migrate_guest
 from agent.operations.migration_plan import MigrationWish
-from agent.operations.migration_records import MigrationRecords
+from agent.operations.migration_records import Arrival, MigrationRecords
 from agent.tasks import TaskRunner, TaskState
 from ha.lease_state import LeaseState
 from kvorum.errors import CommandFailed, NoQuorum, NotFound, OutcomeUnknown, Refused, Unreachable
@@ -59,7 +59,7 @@ class World:
             host=fake_host(self.store, node="n2", driver=self.target, storages=self.target_disks, lease=lease),
             records=self.target_records,
             address=lambda: "10.0.0.2",
-            serve_disks=self._serve_disks,
+            serve_relays=self._serve_relays,
             prepare_driver=self._nothing,
             resume=self.target.resume,
             is_whole=self._is_whole,
@@ -79,10 +79,10 @@ class World:
         return self.is_whole
 
     @asynccontextmanager
-    async def _serve_disks(self, migration_id: str, port: int, source: NodeName) -> AsyncIterator[None]:
-        self.steps.append(f"serve {port}")
+    async def _serve_relays(self, arrival: Arrival) -> AsyncIterator[None]:
+        self.steps.append(f"serve {arrival.memory_port} {arrival.disk_port}")
         yield
-        self.steps.append(f"close {port}")
+        self.steps.append("close")
 
     # As the mover
 
@@ -199,7 +199,7 @@ async def test_local_disks_travel_and_are_freed_at_the_source(tmp_path: Path) ->
     assert world.is_at_target() and world.is_clean()
     assert not world.source_disks.volumes
     assert world.target_disks.volumes == {"local:100/vm-100-disk-0.qcow2": 4096}
-    assert world.steps == ["serve 60001", "copied ['scsi0'] shared [] paths []", "close 60001"]
+    assert world.steps == ["serve 60000 60001", "copied ['scsi0'] shared [] paths []", "close"]
 
 
 async def test_a_volume_that_gets_another_name_is_renamed_in_the_config(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 import random
 
 import pytest
-from operation_fakes import FakeStorages
+from unit.operations.operation_fakes import FakeStorages
 
 from agent.guests.driver import RunState
 from agent.inventory import GuestFile, GuestKind, next_free, parse_guest_path

@@ -3,7 +3,7 @@ import random
 from pathlib import Path
 
 import pytest
-from operation_fakes import FakeDriver, FakeHandle, FakeStorages, FakeStore, fake_host
+from unit.operations.operation_fakes import FakeDriver, FakeHandle, FakeStorages, FakeStore, fake_host
 
 from agent.guests.driver import RunState
 from agent.inventory import GuestKind
