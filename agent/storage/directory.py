@@ -27,6 +27,7 @@ from agent.storage.naming import (
     VolumeName,
     disk_name,
     lowest_free,
+    may_be,
     parse_name,
     used_numbers,
 )
@@ -249,7 +250,7 @@ class DirectoryStorage:
             relative = path.relative_to(base).as_posix()
             try:
                 volume = parse_name(relative if content in GUEST_CONTENT else f"{content}/{relative}")
-                if volume.content is content and not path.is_symlink():
+                if may_be(volume, content) and not path.is_symlink():
                     found.append(self._measure(volume))
             except (InvalidInput, NotFound):
                 # Somebody else's file, or a volume that went away while we looked.

@@ -98,6 +98,13 @@ def parse_name(name: str) -> VolumeName:
 _FILE_CONTENTS = frozenset(Content) - GUEST_CONTENT
 
 
+def may_be(volume: VolumeName, content: Content) -> bool:
+    """A raw image is a VM's disk or a container's file system: its name does not say, its guest's config does."""
+    return volume.content is content or (
+        content is Content.rootdir and volume.format == ImageFormat.raw and bool(volume.vmid)
+    )
+
+
 def disk_name(vmid: Vmid, number: int, image_format: ImageFormat) -> str:
     kind = "subvol" if image_format is ImageFormat.subvol else "vm"
     return f"{vmid}/{kind}-{vmid}-disk-{number}.{image_format}"

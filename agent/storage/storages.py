@@ -119,11 +119,12 @@ class Storages:
         return await driver.size(name)
 
     async def list(self, storage: str, content: str | None = None) -> list[VolumeInfo]:
-        """Volumes of one kind, or of every kind that the storage may hold."""
+        """Volumes of one kind, or of every kind that the storage may hold; raw images count as images and as rootdir."""
         driver = self._usable(storage)
         allowed = self._known(storage).options.content
         wanted = sorted(allowed) if content is None else [self._require_content(storage, content)]
-        return [volume for kind in wanted for volume in await driver.list(kind)]
+        found = [volume for kind in wanted for volume in await driver.list(kind)]
+        return list({volume.volid: volume for volume in found}.values())
 
     async def status(self, storage: str) -> Status:
         return await self._usable(storage).status()

@@ -86,6 +86,8 @@ async def test_an_image_for_a_container_has_a_file_system(storages: Storages) ->
     with storages.path(volid).open("rb") as stream:
         # The magic number of an ext4 superblock.
         assert stream.seek(0x438) and stream.read(2) == b"\x53\xef"
+    for content in ("images", "rootdir", None):
+        assert [volume.volid for volume in await storages.list("local", content)] == [volid]
 
 
 async def test_the_lowest_free_number_is_taken_over_all_formats(storages: Storages) -> None:
