@@ -13,11 +13,42 @@ from kvorum.ids import NodeName, Vmid
 
 HOST = Host(v1_controllers=frozenset(("cpu", "cpuset", "memory")), cpus=(0, 1))
 KEYS = st.sampled_from(
-    "hostname arch memory swap cores cpulimit cpuunits net0 net7 mp0 tty features unprivileged ostype nameserver x".split()
+    [
+        "hostname",
+        "arch",
+        "memory",
+        "swap",
+        "cores",
+        "cpulimit",
+        "cpuunits",
+        "net0",
+        "net7",
+        "mp0",
+        "tty",
+        "features",
+        "unprivileged",
+        "ostype",
+        "nameserver",
+        "x",
+    ]
 )
 WORDS = st.sampled_from(
     [
-        *"1 512 -1 1.5 veth name=eth0 bridge=vmbr0 ip=dhcp ip=10.0.0.5/24 gw=10.0.0.1 mp=/data nesting=1 ro=1".split(),
+        *[
+            "1",
+            "512",
+            "-1",
+            "1.5",
+            "veth",
+            "name=eth0",
+            "bridge=vmbr0",
+            "ip=dhcp",
+            "ip=10.0.0.5/24",
+            "gw=10.0.0.1",
+            "mp=/data",
+            "nesting=1",
+            "ro=1",
+        ],
         *(
             "local:101/x.subvol",
             "/srv",
