@@ -76,7 +76,7 @@ class TaskRunner:
         self._changed(record)
         task = self._live[upid] = LiveTask(record, self._files, self._changed)
         task.work = asyncio.create_task(self._run(task, body), name=upid)
-        log.info("task %s: started", upid)
+        log.info("task %s started", upid)
         return upid
 
     def get(self, upid: str) -> TaskRecord:
@@ -118,7 +118,7 @@ class TaskRunner:
             return
         if task.is_committed:
             raise Refused(f"task {upid} can no longer be undone", remedy="wait until it ends")
-        log.info("task %s: cancel asked for", upid)
+        log.info("task %s is asked to end", upid)
         task.work.cancel()
 
     async def follow(self, upid: str, *, from_line: int = 1, is_live: bool = True) -> AsyncIterator[LogNews]:
@@ -180,7 +180,7 @@ class TaskRunner:
             task.end(state, error)
             self._live.pop(task.record.upid, None)
             self._prune()
-            log.info("task %s: %s%s", task.record.upid, state, f" ({error})" if error else "")
+            log.info("task %s ended: %s%s", task.record.upid, state, f" ({error})" if error else "")
 
     async def _roll_back(self, task: LiveTask) -> None:
         """To the end, even if somebody cancels again meanwhile: half an undo is worse than a late one."""
