@@ -34,6 +34,7 @@ from .power import check_lease
 log = logging.getLogger(__name__)
 
 LEASE_WAIT_S = 15.0
+ABORT_QUEUE_S = 45.0
 _LEASE_POLL_S = 0.2
 
 
@@ -157,7 +158,7 @@ async def _make_way(desk: ArrivalDesk, vmid: Vmid) -> None:
     """What an earlier attempt left here goes first."""
     for arrival in desk.records.arrivals():
         if arrival.vmid == vmid:
-            await abort(desk, arrival.migration_id)
+            await abort_in_turn(desk, arrival.migration_id)
 
 
 async def finish(desk: ArrivalDesk, migration_id: str) -> None:
@@ -209,6 +210,15 @@ async def _wait_for_lease(host: Host, file: GuestFile) -> None:
 
 async def abort(desk: ArrivalDesk, migration_id: str) -> None:
     """End what has arrived and take back what was prepared. Idempotent. Raises Refused when the guest is ours by now."""
+    arrival = desk.records.arrival(migration_id)
+    if arrival is None:
+        return
+    async with desk.host.queue.turn(Vmid(arrival.vmid), "abort a migration", timeout_s=ABORT_QUEUE_S):
+        await abort_in_turn(desk, migration_id)
+
+
+async def abort_in_turn(desk: ArrivalDesk, migration_id: str) -> None:
+    """For a caller that has the guest's turn."""
     arrival = desk.records.arrival(migration_id)
     if arrival is None:
         return

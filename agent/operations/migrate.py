@@ -117,7 +117,6 @@ class MigrationDesk:
     target: Callable[[NodeName], TargetAgent]
     # Of a VM that stands still here after a migration.
     resume: Callable[[Vmid], Awaitable[None]]
-    is_online: Callable[[NodeName], bool] = lambda node: True
     # Departures that a task of this agent takes care of; the others are for `settle`.
     busy: set[str] = field(default_factory=set)
     retry_s: float = RETRY_S
@@ -128,8 +127,6 @@ async def migrate_guest(desk: MigrationDesk, handle: TaskHandle, wish: Migration
     async with host.queue.turn(wish.vmid, "migrate"):
         file = await host.own_unlocked(wish.vmid, handle)
         plan = plan_migration(file, (await host.observe(file)).state, wish, await host.storages())
-        if not desk.is_online(wish.target):
-            raise Unreachable(f"node {wish.target} is offline", remedy="see 'kvorum node list'")
         handle.progress(0.0, f"{plan.mode} migration to {wish.target}")
         file = await host.rewrite(file, file.config.set("lock", "migrate"), reason=f"migrate to {wish.target}")
         handle.undo(lambda: unlock(host, file))

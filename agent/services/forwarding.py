@@ -41,10 +41,9 @@ class Forwarding:
     def require_first_hop(self, subject: str) -> None:
         """Raises Refused when the call has been passed on already."""
         caller = current_caller()
-        if caller.via:
-            raise Refused(
-                f"{subject} is not on {self.node} (asked by {caller.via})", remedy="try again: it has just moved"
-            )
+        if caller.is_node:
+            by = caller.via or caller.name
+            raise Refused(f"{subject} is not on {self.node} (asked by {by})", remedy="try again: it has just moved")
 
     async def call(
         self, node: str, stub: Callable[[Any], Any], method: str, request: Any, *, timeout_s: float = CALL_TIMEOUT_S

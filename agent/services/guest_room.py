@@ -31,8 +31,9 @@ from agent.operations.volumes import FREE_VOLUME
 from agent.storage.storages import PATH as STORAGE_CFG
 from agent.storage.storages import Storages
 from ha import lease_state
-from kvorum.errors import InvalidInput, KvorumError, NotFound
+from kvorum.errors import InvalidInput, KvorumError, NotFound, Unreachable
 from kvorum.ids import NodeName, NodeUid, Volid
+from kvorum.v1 import replica_pb2
 
 from .authored_store import AuthoredStore
 from .migration_client import LibvirtMover, RemoteTarget
@@ -125,7 +126,8 @@ class GuestRoom:
         """Raises at once what can be seen at once, so that no task is begun in vain."""
         wish = MigrationWish(file.vmid, target, with_local_disks, bandwidth_limit, restart)
         plan_migration(file, (await self.host.observe(file)).state, wish, await self.host.storages())
-        await self._uid_of(target)
+        if not (await self._member(target)).connected:
+            raise Unreachable(f"node {target} is offline", remedy="see 'kvorum node list'")
         return wish
 
     async def _storages(self) -> Storages:
@@ -136,10 +138,13 @@ class GuestRoom:
         return Storages.parse(text, self.host.node())
 
     async def _uid_of(self, node: NodeName) -> NodeUid:
+        return NodeUid((await self._member(node)).uid)
+
+    async def _member(self, node: NodeName) -> replica_pb2.Member:
         status = await self._context.store.status()
         for member in status.members:
             if member.name == node:
-                return NodeUid(member.uid)
+                return member
         raise InvalidInput(f"{node} is no node of this cluster", field="target_node", remedy="see 'kvorum node list'")
 
     @contextlib.asynccontextmanager
