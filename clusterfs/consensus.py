@@ -12,7 +12,7 @@ from kvorum.node import Identity, Pki
 
 
 class ReplicaStatus(Protocol):
-    """`members`: uid to whether its connection is up; `missing`: uids that do not answer."""
+    """`members`: uid to whether its connection is up; `missing`: uids that do not answer; `failure`: why it stopped by itself."""
 
     @property
     def role(self) -> str: ...
@@ -32,6 +32,8 @@ class ReplicaStatus(Protocol):
     def missing(self) -> "list[str] | tuple[str, ...]": ...
     @property
     def caught_up(self) -> bool: ...
+    @property
+    def failure(self) -> str | None: ...
 
 
 class Consensus(Protocol):

@@ -35,7 +35,7 @@ EXIT_BROKEN = 70
 @click.option("--run-dir", type=click.Path(path_type=Path), default=RUN, show_default=True, help="Where the socket is.")
 def main(mount: Path, state_dir: Path, run_dir: Path) -> None:
     """Serve this node's replica of the config store."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stopping.set())

@@ -35,6 +35,8 @@ class OpenFile:
     is_unlinked: bool = False
     # What is being read: one version from its first byte to its last, though others replace it meanwhile.
     snapshot: bytes | None = None
+    # The reader has been told that this version ends; asking again, it wants to know whether the file has grown.
+    is_end_told: bool = False
     mutex: threading.Lock = field(default_factory=threading.Lock)
     committing: threading.Lock = field(default_factory=threading.Lock)
 
@@ -122,12 +124,14 @@ class OpenFiles:
             if file.buffer is not None and file.buffer.is_dirty:
                 return bytes(file.buffer.content[offset : offset + size])
         held = file.snapshot
-        if held is None or offset == 0 or offset >= len(held):
+        if held is None or offset == 0 or (file.is_end_told and offset >= len(held)):
             node = None if file.is_unlinked else lookup(self._root(), file.parts)
             if isinstance(node, File):
                 held = file.snapshot = node.content
             elif held is None:
                 raise OSError(errno.ESTALE, "the file is gone")
+        # Going on in a longer version where a shorter one ended would hand out a mix of the two.
+        file.is_end_told = offset >= len(held)
         return held[offset : offset + size]
 
     def change(self, file: OpenFile, edit: Callable[[FileBuffer], int]) -> int:

@@ -126,7 +126,7 @@ class Quorum:
     """Whether there is quorum, asked often: by each look at a file's mode."""
 
     def __init__(
-        self, replica: Consensus, *, max_age_s: float = 0.1, clock: Callable[[], float] = time.monotonic
+        self, replica: Consensus, *, max_age_s: float = 0.05, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._replica = replica
         self._max_age_s = max_age_s

@@ -74,6 +74,7 @@ class Running:
         self._chores = threading.Thread(target=self._work, name="chores", daemon=True)
         self._members_seen = -1
         self._was_quorate = False
+        self._is_failure_told = False
         self._online: dict[str, bool] = {}
         self._members_counter = 0
 
@@ -107,7 +108,7 @@ class Running:
         return sorted(known, key=lambda member: member.number)
 
     def online(self) -> dict[str, bool]:
-        return {**self.quorum.status().members, self.identity.uid: True}
+        return {**self.replica.status().members, self.identity.uid: True}
 
     def _mount(self) -> None:
         store = Store(
@@ -145,7 +146,7 @@ class Running:
         )
 
     def _members(self) -> bytes:
-        status = self.quorum.status()
+        status = self.replica.status()
         return special.members(
             special.ClusterView(
                 node_name=self.identity.name,
@@ -173,7 +174,10 @@ class Running:
                 log.exception("a chore failed")
 
     def _do_chores(self) -> None:
-        status = self.quorum.status()
+        status = self.replica.status()
+        if status.failure and not self._is_failure_told:
+            self._is_failure_told = True
+            log.critical("consensus has stopped, this node only reads from now on: %s", status.failure)
         online = self.online()
         view = self.machine.view
         if (

@@ -33,6 +33,7 @@ class FakeStatus:
     is_quorate: bool
     missing: list[str]
     caught_up: bool = True
+    failure: str | None = None
 
 
 @dataclass

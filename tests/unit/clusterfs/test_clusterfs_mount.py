@@ -145,6 +145,25 @@ def test_a_long_read_gets_one_version_from_its_first_byte_to_its_last(store: Any
         assert set(file.read(4096)) == {ord("b")}
 
 
+def test_a_reader_at_the_end_of_one_version_does_not_go_on_in_the_next(store: Any) -> None:
+    store.execute(Write("f", b"a" * 1000))
+    with (store.root / "f").open("rb", buffering=0) as file:
+        assert file.read(1000) == b"a" * 1000
+        store.execute(Write("f", b"b" * 2000))
+        assert file.read(1000) == b""
+        file.seek(0)
+        assert file.read(5000) == b"b" * 2000
+
+
+def test_a_reader_that_waits_at_the_end_sees_the_file_grow(store: Any) -> None:
+    store.execute(Write("log", b"one\n"))
+    with (store.root / "log").open("rb", buffering=0) as file:
+        assert file.read(100) == b"one\n"
+        assert file.read(100) == b""
+        store.execute(Write("log", b"one\ntwo\n"))
+        assert file.read(100) == b"two\n"
+
+
 def test_appends_from_two_nodes_to_one_file_are_both_kept(store: Any) -> None:
     store.execute(Write("log", b"start\n"))
     with (store.root / "log").open("ab", buffering=0) as file:
