@@ -210,11 +210,18 @@ def _devices(guest: Guest, host: Host, *, accel: str, is_q35: bool, notes: list[
         devices.append(element("channel", {"type": "unix"}, target))
     devices.extend(video)
     devices.append(element("memballoon", {"model": "none" if config.get("balloon") == "0" else "virtio"}))
-    if "rng0" in config:
-        source = parse_properties(config["rng0"], default_key="source", field="rng0").get("source", "/dev/urandom")
-        backend = element("backend", {"model": "random"}, text=_printable(source, key="rng0"))
-        devices.append(element("rng", {"model": "virtio"}, backend))
+    devices.extend(_random(config))
     return devices
+
+
+def _random(config: GuestConfig) -> list[Element]:
+    if "rng0" not in config:
+        return []
+    source = parse_properties(config["rng0"], default_key="source", field="rng0").get("source", "/dev/urandom")
+    if source not in ("/dev/urandom", "/dev/random", "/dev/hwrng"):
+        raise ConfigError(f"{source!r} is no source of randomness", field="rng0", remedy="use /dev/urandom")
+    backend = element("backend", {"model": "random"}, text=source)
+    return [element("rng", {"model": "virtio"}, backend)]
 
 
 def boot_order(config: GuestConfig) -> list[str]:
