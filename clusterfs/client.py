@@ -4,6 +4,7 @@ Calls have a deadline and raise `kvorum.errors`; the channel connects when it is
 restarted. Answers are messages of kvorum.v1, which hold no reference to the client. Nothing is cached here.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Self, TypeVar
 import grpc
 import grpc.aio
 
-from kvorum.errors import KvorumError
+from kvorum.errors import KvorumError, Unreachable
 from kvorum.node import CLUSTERFS_SOCKET
 from kvorum.rpc import from_rpc_error
 from kvorum.v1 import replica_pb2, replica_pb2_grpc, store_pb2, store_pb2_grpc
@@ -24,6 +25,8 @@ WRITE_S = 10.0
 MEMBER_S = 60.0
 ACTIVATE_S = 30.0
 RENEW_S = 3.0
+# How long a call waits for a daemon that is just (re)starting.
+PATIENCE_S = 3.0
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", 16 << 20),
@@ -186,7 +189,8 @@ class StoreClient:
         Raises HistoryGone, and Unreachable when the daemon ends: watch again from the last index.
         """
         request = store_pb2.WatchEntriesRequest(path=path, from_index=from_index, with_content=with_content)
-        call = self._store.WatchEntries(request, metadata=self._metadata("", ""), wait_for_ready=True)
+        await self._wait_for_daemon(PATIENCE_S)
+        call = self._store.WatchEntries(request, metadata=self._metadata("", ""))
         try:
             async for answer in call:
                 yield answer
@@ -272,10 +276,22 @@ class StoreClient:
         source: str = "",
     ) -> _Response:
         names = self._metadata(author, source)
+        await self._wait_for_daemon(min(deadline_s, PATIENCE_S))
         try:
-            return await method(request, timeout=deadline_s, metadata=names, wait_for_ready=True)
+            return await method(request, timeout=deadline_s, metadata=names)
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+            raise _explain(error) from error
+
+    async def _wait_for_daemon(self, patience_s: float) -> None:
+        """Until there is a connection. Not gRPC's wait_for_ready, whose failure looks like a call that was sent and got no
+        answer; after this one, silence means that nothing was sent."""
+        channel = self._open
+        try:
+            async with asyncio.timeout(patience_s):
+                while (state := channel.get_state(try_to_connect=True)) is not grpc.ChannelConnectivity.READY:
+                    await channel.wait_for_state_change(state)
+        except TimeoutError:
+            return  # the call itself says why
 
 
 class SyncStoreClient:
@@ -321,10 +337,20 @@ def _sync(
     try:
         return method(request, timeout=deadline_s)
     except grpc.RpcError as error:
-        raise from_rpc_error(error) from error
+        raise _explain(error) from error
+
+
+def _explain(error: grpc.RpcError) -> KvorumError:
+    """What the daemon answered; its silence with what to do about it."""
+    found = from_rpc_error(error)
+    if isinstance(found, Unreachable) and not found.remedy:
+        return Unreachable(
+            "the config store of this node does not answer", remedy="see 'journalctl -u kvorum-clusterfs' on this node"
+        )
+    return found
 
 
 def _watch_error(error: grpc.aio.AioRpcError) -> KvorumError:
     if error.code() is grpc.StatusCode.OUT_OF_RANGE:
         return HistoryGone(error.details() or "changes are gone", remedy="list and watch anew")
-    return from_rpc_error(error)
+    return _explain(error)

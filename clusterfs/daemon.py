@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 
 # How long a first member may take to elect itself and to be written into the state.
 FIRST_MEMBER_S = 15.0
-UNDO_S = 10.0
+# Kept back of a join's deadline, to find out what became of it and to undo it.
+UNDO_S = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,8 @@ class Daemon:
     def add_member(self, member: Member, author: Author, *, deadline_s: float) -> Member:
         """Enters the node, waits until it is connected, and lets it vote; undone when that fails."""
         running = self.running
-        end = time.monotonic() + deadline_s
+        reserve_s = min(UNDO_S, deadline_s / 2)
+        end = time.monotonic() + deadline_s - reserve_s
         was_there = member.uid in running.machine.state.members
         done = running.proposer.execute(
             MemberPut(member.uid, member.name, member.address, member.number), author, deadline_s=deadline_s
@@ -214,7 +216,7 @@ class Daemon:
     def _has_joined(running: Running, uid: str) -> bool:
         """After an unclear answer: asks the log."""
         try:
-            running.replica.barrier(deadline_s=UNDO_S)
+            running.replica.barrier(deadline_s=UNDO_S / 2)
         except KvorumError:
             # Still unclear. Leaving the member entered is harmless, taking it out of the state while it votes is not.
             return uid in running.replica.status().members
@@ -226,7 +228,9 @@ class Daemon:
             return
         try:
             running.proposer.execute(
-                MemberRemove(member.uid), Author("root@pam", "cluster", "the node could not join"), deadline_s=UNDO_S
+                MemberRemove(member.uid),
+                Author("root@pam", "cluster", "the node could not join"),
+                deadline_s=UNDO_S / 2,
             )
         except KvorumError as error:
             log.error("%s stays entered: %s", member.name, error)

@@ -105,6 +105,13 @@ class Proposer:
             assert isinstance(answer, Done | Refusal), answer
             return answer
 
+    def barrier(self, *, deadline_s: float) -> int:
+        """Returns when everything acknowledged anywhere before this call is applied here. Raises NoQuorum, OutcomeUnknown."""
+        try:
+            return self._replica.barrier(deadline_s=deadline_s)
+        except NoQuorum as error:
+            raise self.no_quorum() from error
+
     def no_quorum(self) -> NoQuorum:
         """The error that names who is missing and what to do about it."""
         status = self._replica.status()

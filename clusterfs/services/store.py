@@ -41,7 +41,7 @@ class StoreService(store_pb2_grpc.StoreServiceServicer):
         running = self._daemon.running
         parts = _parts(request.path)
         if request.linearizable:
-            running.replica.barrier(deadline_s=deadline(context))
+            running.proposer.barrier(deadline_s=deadline(context))
         view = running.machine.view
         node = _find(view.state.root, parts)
         return store_pb2.GetEntryResponse(entry=entry(parts, node, with_content=True), applied_index=view.index)

@@ -205,6 +205,9 @@ async def test_without_quorum_the_error_names_the_missing_and_reads_go_on(node: 
         await node.client.write("f", b"")
     assert caught.value.missing == ["n2"]
     assert "2 of 2" in caught.value.remedy
+    with pytest.raises(errors.NoQuorum) as caught:
+        await node.client.get("nodes", linearizable=True)
+    assert caught.value.missing == ["n2"]
     assert len(await node.client.list()) == 2
     status = await node.client.status()
     assert not status.quorate
@@ -349,3 +352,21 @@ async def test_health_and_the_synchronous_client(node: Node) -> None:
     with pytest.raises(errors.Fenced):
         await asyncio.to_thread(client.renew_lease, N1, 2)
     client.close()
+
+
+async def test_a_daemon_that_does_not_run_is_unreachable_and_the_client_finds_it_when_it_does(
+    tmp_path: Path, replica: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clusterfs import client as client_module
+
+    socket = tmp_path / "clusterfs.sock"
+    client = StoreClient(socket)
+    monkeypatch.setattr(client_module, "PATIENCE_S", 0.2)
+    with pytest.raises(errors.Unreachable, match="does not answer"):
+        await client.status()
+    server = Server(Daemon(Places(tmp_path, tmp_path / "mnt"), make_replica=replica_factory(type(replica), [])), socket)
+    server.start()
+    monkeypatch.setattr(client_module, "PATIENCE_S", 5.0)
+    assert not (await client.status()).active
+    await client.close()
+    await asyncio.to_thread(server.stop, grace_s=0.2)
