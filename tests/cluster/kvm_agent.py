@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agent.guests import accel
 from agent.guests.domain_xml import Host
 from agent.guests.driver import Guest, Observed, Volume
 from agent.guests.kvm import KvmDriver
@@ -54,8 +53,6 @@ class Agent:
                 return (await driver.console_log(vmid, tail_bytes=given.get("tail_bytes", 65536))).decode()
             case "events":
                 return self.events
-            case "probe":
-                return await accel.probe()
             case "listening":
                 return sorted(ports.read_listening())
             case _:

@@ -83,6 +83,26 @@ async def test_a_guest_with_a_display_and_a_network_card_listens_on_no_port(node
     assert await node.call("listening") == []
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        "scsi0: a:b\nide2: none,media=cdrom\nscsi7: none,media=cdrom\nagent: 1\nsata5: none,media=cdrom",
+        "scsi0: a:b\nscsihw: virtio-scsi-single\nscsi30: none,media=cdrom\nrng0: source=/dev/urandom\nballoon: 0",
+        "scsi0: a:b\nmachine: q35\nide0: none,media=cdrom\nsata0: none,media=cdrom\nsata5: none,media=cdrom\ntablet: 1",
+        "scsi0: a:b,discard=on,ssd=1,mbps=50,iops_rd=900,serial=x1\nscsihw: pvscsi\nnet0: e1000,bridge=vmbr0,link_down=1,mtu=1400",
+        "scsi0: a:b,aio=threads,cache=writeback\nscsihw: megasas\nvga: none\ncores: 2\nsockets: 2\ncpu: x86-64-v2-AES",
+        "scsi0: a:b\nsmbios1: manufacturer=K,serial=7\nboot: order=net0;scsi0\nnet0: virtio,bridge=vmbr0\ncpu: host",
+    ],
+    ids=lambda config: config.replace("\n", "; ")[:60],
+)
+async def test_libvirt_and_qemu_take_what_the_config_says(node: KvmNode, config: str) -> None:
+    await node.start(DISK, config=config + "\nserial0: socket\nmemory: 32\n")
+    assert await node.state() == "running"
+    if "order=net0" not in config:
+        await node.beats_after(0)
+    await node.call("stop")
+
+
 async def test_a_guest_does_not_notice_that_libvirtd_was_killed(node: KvmNode) -> None:
     await node.start(DISK)
     boot, count = await node.beats_after(0)
@@ -108,11 +128,6 @@ async def test_a_guest_is_stopped_without_libvirtd_too(node: KvmNode) -> None:
     await node.call("stop")
     await asyncio.to_thread(node.node.start_unit, "libvirtd")
     assert (await until_answer(node))["state"] == "stopped"
-
-
-async def test_the_probe_finds_that_kvm_runs_no_ordinary_code_here(node: KvmNode) -> None:
-    """Where KVM works this finds kvm, where it is absent or only pretends, tcg; guests start with what it found."""
-    assert await node.call("probe") in ("kvm", "tcg")
 
 
 async def until_event(node: KvmNode, event: list[object]) -> None:
