@@ -86,6 +86,12 @@ class Daemon:
             if seed is not None:
                 self._start(load_identity(self._places.identity), seed)
 
+    def end_watches(self) -> None:
+        """So that the server need not wait for those who would never hang up."""
+        running = self._running
+        if running is not None:
+            running.machine.close()
+
     def stop(self) -> None:
         with self._mutex:
             if self._running is not None:

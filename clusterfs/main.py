@@ -64,6 +64,7 @@ def _serve(places: Places, socket: Path, stopping: threading.Event) -> int:
         return 1
     finally:
         log.info("stopping")
+        daemon.end_watches()
         server.stop(grace_s=GRACE_S)
         daemon.stop()
     return 0

@@ -73,8 +73,9 @@ class Mount:
     # `touch -m` sets one of the two times.
     flag_utime_omit_ok = True
 
-    def __init__(self, store: Store, *, gid: int, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(self, store: Store, *, mountpoint: Path, gid: int, deadline_s: float = DEADLINE_S) -> None:
         self._store = store
+        self._mountpoint = mountpoint.absolute()
         self._gid = gid
         self._deadline_s = deadline_s
         self._files = OpenFiles(root=self._root, propose=self._propose)
@@ -372,14 +373,14 @@ class Mount:
         import fuse  # libfuse is loaded by who mounts, not by who imports the handlers
 
         _uid, _gid, pid = fuse.fuse_get_context()
-        ending = "/" + join(file.parts)
+        path = self._mountpoint / join(file.parts)
         try:
             descriptors = list(Path(f"/proc/{pid}/fd").iterdir()) if pid else []
         except OSError:
             return False
         for descriptor in descriptors:
             try:
-                if str(descriptor.readlink()).endswith(ending):
+                if descriptor.readlink() == path:
                     return True
             except OSError:
                 continue

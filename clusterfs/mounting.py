@@ -62,7 +62,7 @@ class Mounted:
         """A mount that is in use goes from the tree at once and for good when the last user leaves it."""
         if is_mounted(self._mountpoint):
             _umount(self._mountpoint)
-        self._thread.join(timeout=5.0)
+        self._thread.join(timeout=2.0)
         log.info("unmounted %s", self._mountpoint)
 
     def _serve(self) -> None:

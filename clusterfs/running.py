@@ -130,7 +130,7 @@ class Running:
             set_debug=lambda is_on: logging.getLogger("clusterfs").setLevel(logging.DEBUG if is_on else logging.NOTSET),
             node_uid=self.identity.uid,
         )
-        mounted = Mounted(Mount(store, gid=group_id()), self._mountpoint)
+        mounted = Mounted(Mount(store, mountpoint=self._mountpoint, gid=group_id()), self._mountpoint)
         mounted.start()
         self._mounted = mounted
 

@@ -154,7 +154,7 @@ def mount_store(directory: Path, *, link_node: str = "n1") -> MountedStore:
         node_uid=N1,
     )
     proposer.execute(MemberPut(N1, "n1", "127.0.0.1"))
-    mounted = Mounted(Mount(store, gid=group_id(), deadline_s=5.0), directory)
+    mounted = Mounted(Mount(store, mountpoint=directory, gid=group_id(), deadline_s=5.0), directory)
     mounted.start()
     return MountedStore(directory, machine, replica, proposer, clock, mounted)
 

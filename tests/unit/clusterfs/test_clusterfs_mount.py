@@ -537,3 +537,10 @@ def test_unmounting_leaves_an_empty_directory(store: Any) -> None:
     store.mounted.unmount()
     assert not is_mounted(store.root)
     assert os.listdir(store.root) == []
+
+
+def test_a_mount_in_use_is_unmounted_all_the_same(store: Any) -> None:
+    put(store.root / "f", b"x")
+    with (store.root / "f").open("rb"):
+        store.mounted.unmount()
+        assert not is_mounted(store.root)

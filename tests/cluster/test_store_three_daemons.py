@@ -1,0 +1,332 @@
+"""Three real kvorum-clusterfs processes on loopback addresses: replication, loss of quorum, kills, joins. Needs root and FUSE."""
+
+import asyncio
+import datetime
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from clusterfs.client import StoreClient
+from kvorum import errors
+from kvorum.node import Identity, Pki, save_identity
+from kvorum.v1 import replica_pb2
+
+
+class Ca:
+    """Signs node certificates as the agent does."""
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test ca")])
+        self.certificate = (
+            self._builder(self._name, self._key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .sign(self._key, hashes.SHA256())
+        )
+
+    def issue(self, pki: Pki, identity: Identity) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = [
+            x509.UniformResourceIdentifier(f"kvorum://node/{identity.uid}"),
+            x509.DNSName(identity.name),
+            x509.DNSName(identity.uid),
+            x509.IPAddress(ip_address(identity.address)),
+        ]
+        usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        certificate = (
+            self._builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, identity.name)]), key.public_key())
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        pem = serialization.Encoding.PEM
+        pki.directory.mkdir(parents=True)
+        pki.ca.write_bytes(self.certificate.public_bytes(pem))
+        pki.certificate.write_bytes(certificate.public_bytes(pem))
+        pki.key.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+        pki.key.chmod(0o600)
+
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+        now = datetime.datetime.now(datetime.UTC)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+        )
+
+
+class Node:
+    def __init__(self, directory: Path, ca: Ca, name: str, address: str) -> None:
+        self.identity = Identity(uid=str(uuid.uuid4()), name=name, address=address, cluster_name="test")
+        self.directory = directory / name
+        self.mount = self.directory / "mnt"
+        save_identity(self.identity, self.directory / "state/node.json")
+        ca.issue(Pki(self.directory / "state/pki"), self.identity)
+        self.client = StoreClient(self.directory / "run/clusterfs.sock")
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def member(self) -> replica_pb2.Member:
+        return replica_pb2.Member(uid=self.identity.uid, name=self.identity.name, address=self.identity.address)
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "log").read_text()
+
+    def start(self) -> None:
+        # Should the test run itself be killed, its daemons end and unmount.
+        command = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "clusterfs.main", "--mount", str(self.mount)]
+        command += ["--state-dir", str(self.directory / "state"), "--run-dir", str(self.directory / "run")]
+        with (self.directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL)
+
+    async def is_up(self) -> bool:
+        return not (await self.client.status()).active
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        assert self.process is not None
+        self.process.wait(timeout=10)
+
+    def terminate(self) -> int:
+        self.signal(signal.SIGTERM)
+        assert self.process is not None
+        return self.process.wait(timeout=20)
+
+    def clean(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            with suppress(ProcessLookupError):
+                self.process.send_signal(signal.SIGCONT)
+            self.kill()
+        subprocess.run(["umount", "-l", str(self.mount)], check=False, capture_output=True, timeout=10)
+
+
+async def eventually(check: Callable[[], Awaitable[bool]], *, seconds: float = 20.0) -> None:
+    async with asyncio.timeout(seconds):
+        while True:
+            with suppress(errors.KvorumError, OSError):
+                if await check():
+                    return
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def nodes(tmp_path: Path) -> AsyncIterator[list[Node]]:
+    """n1, n2, n3 in one cluster, each mounted and caught up."""
+    ca = Ca()
+    net = f"127.{random.randint(64, 250)}.{random.randint(1, 250)}"
+    made = [Node(tmp_path, ca, f"n{number}", f"{net}.{number}") for number in (1, 2, 3)]
+    try:
+        for node in made:
+            node.start()
+        for node in made:
+            await eventually(node.is_up)
+        await made[0].client.activate([made[0].member], "test")
+        for number, node in enumerate(made[1:], start=2):
+            await join(made[0], node, made[:number])
+        yield made
+    finally:
+        for node in made:
+            await node.client.close()
+            node.clean()
+            if node.log:
+                print(f"--- {node.identity.name}\n{node.log}")
+
+
+async def join(through: Node, node: Node, members: list[Node]) -> None:
+    """As the agent does it: the joining replica listens for the leader while the cluster takes it in."""
+    await node.client.activate([member.member for member in members], "test")
+    await through.client.add_member(node.member, deadline_s=30.0)
+
+    async def is_ready() -> bool:
+        status = await node.client.status()
+        return status.ready and status.quorate and any(member.uid == node.identity.uid for member in status.members)
+
+    await eventually(is_ready)
+
+
+async def read_eventually(node: Node, path: str, content: bytes) -> None:
+    async def is_there() -> bool:
+        return await asyncio.to_thread((node.mount / path).read_bytes) == content
+
+    await eventually(is_there)
+
+
+async def write(path: Path, content: bytes) -> None:
+    await asyncio.to_thread(path.write_bytes, content)
+
+
+async def errno_of(path: Path, content: bytes) -> tuple[str, float]:
+    """The error of a write through the mount, and how long it took."""
+    begin = time.monotonic()
+    try:
+        await write(path, content)
+    except OSError as error:
+        return errno.errorcode[error.errno or 0], time.monotonic() - begin
+    return "", time.monotonic() - begin
+
+
+async def test_killing_two_of_three_denies_writes_at_once_while_reads_go_on(nodes: list[Node]) -> None:
+    one, two, three = nodes
+    await write(one.mount / "storage.cfg", b"dir: local\n")
+    for node in (two, three):
+        await read_eventually(node, "storage.cfg", b"dir: local\n")
+    await write(two.mount / "nodes/n2/qemu-server/100.conf", b"name: a\n")
+    await read_eventually(three, "nodes/n2/qemu-server/100.conf", b"name: a\n")
+    assert (await errno_of(three.mount / "lxc/100.conf", b""))[0] == "EEXIST"
+    await asyncio.to_thread(
+        os.rename, three.mount / "nodes/n2/qemu-server/100.conf", three.mount / "nodes/n3/qemu-server/100.conf"
+    )
+    await read_eventually(one, "nodes/n3/qemu-server/100.conf", b"name: a\n")
+
+    three.kill()
+    await eventually(lambda: wrote(one, "after-one"))
+    assert await two.client.read("after-one", linearizable=True) == b"x"
+
+    two.kill()
+
+    async def has_lost_quorum() -> bool:
+        return not (await one.client.status()).quorate
+
+    await eventually(has_lost_quorum, seconds=4)
+    name, took = await errno_of(one.mount / "storage.cfg", b"changed")
+    assert (name, took < 1.0) == ("EACCES", True)
+    begin = time.monotonic()
+    with pytest.raises(errors.NoQuorum) as caught:
+        await one.client.write("storage.cfg", b"changed")
+    assert time.monotonic() - begin < 1.0
+    assert caught.value.missing == ["n2", "n3"]
+    assert await one.client.read("storage.cfg") == b"dir: local\n"
+    assert await asyncio.to_thread((one.mount / "after-one").read_bytes) == b"x"
+    assert '"quorate": 0' in await asyncio.to_thread((one.mount / ".members").read_text)
+
+    two.start()
+    await eventually(lambda: wrote(one, "again"))
+    await read_eventually(two, "again", b"x")
+    assert await two.client.read("after-one") == b"x"
+
+
+async def wrote(node: Node, path: str) -> bool:
+    await node.client.write(path, b"x", deadline_s=5.0)
+    return True
+
+
+async def test_a_killed_daemon_comes_back_with_its_mount_and_its_data(nodes: list[Node]) -> None:
+    one, two, _three = nodes
+    await write(two.mount / "f", b"before")
+    two.kill()
+    with pytest.raises(OSError) as caught:
+        await asyncio.to_thread(os.listdir, two.mount)
+    assert caught.value.errno == errno.ENOTCONN
+    await eventually(lambda: wrote(one, "while-away"))
+    two.start()
+    await read_eventually(two, "f", b"before")
+    await read_eventually(two, "while-away", b"x")
+    assert "clearing the mount" in two.log
+
+
+async def test_sigterm_ends_with_zero_and_leaves_no_mount(nodes: list[Node]) -> None:
+    three = nodes[2]
+    assert await asyncio.to_thread(three.terminate) == 0
+    assert await asyncio.to_thread(os.listdir, three.mount) == []
+    await eventually(lambda: wrote(nodes[0], "two-are-enough"))
+    three.start()
+    await read_eventually(three, "two-are-enough", b"x")
+
+
+async def test_the_whole_cluster_restarts_by_itself(nodes: list[Node]) -> None:
+    await write(nodes[0].mount / "f", b"kept")
+    for node in nodes:
+        node.kill()
+    for node in nodes:
+        node.start()
+    for node in nodes:
+        await read_eventually(node, "f", b"kept")
+    await eventually(lambda: wrote(nodes[2], "goes-on"))
+    for node in nodes:
+        await read_eventually(node, "goes-on", b"x")
+        names = [member.name for member in (await node.client.status()).members]
+        assert names == ["n1", "n2", "n3"]
+
+
+async def test_no_reader_ever_sees_a_torn_or_empty_file(nodes: list[Node]) -> None:
+    """Overwritten on one node with different lengths and letters, read on another."""
+    writer, reader = nodes[0].mount / "torn", nodes[1].mount / "torn"
+    await write(writer, b"a" * 1000)
+    await read_eventually(nodes[1], "torn", b"a" * 1000)
+    stop = threading.Event()
+    seen: set[bytes] = set()
+
+    def read() -> int:
+        reads = 0
+        while not stop.is_set():
+            content = reader.read_bytes()
+            seen.add(content[:1])
+            assert content and content == content[:1] * len(content), (len(content), set(content))
+            assert len(content) == 1000 * (1 + content[0] - ord("a"))
+            reads += 1
+        return reads
+
+    reading = asyncio.create_task(asyncio.to_thread(read))
+    try:
+        for number in range(60):
+            letter = number % 26
+            await write(writer, bytes([ord("a") + letter]) * 1000 * (letter + 1))
+    finally:
+        stop.set()
+    assert await asyncio.wait_for(reading, 20) > 50
+    assert len(seen) > 3
+
+
+async def test_a_member_that_is_removed_leaves_and_a_name_can_come_back(nodes: list[Node]) -> None:
+    one, _two, three = nodes
+    await one.client.remove_member(three.identity.uid)
+    assert [member.name for member in (await one.client.status()).members] == ["n1", "n2"]
+    assert not await asyncio.to_thread((one.mount / "nodes/n3").exists)
+    archive = Path(await three.client.retire())
+    assert archive.is_dir()
+    assert await asyncio.to_thread(os.listdir, three.mount) == []
+    await join(one, three, nodes)
+    members = {member.name: member.number for member in (await three.client.status()).members}
+    assert members == {"n1": 1, "n2": 2, "n3": 4}
+
+
+async def test_a_lock_is_won_by_one_node_and_a_new_file_by_one_creator(nodes: list[Node]) -> None:
+    def attempts(node: Node) -> list[int]:
+        won = []
+        for number in range(20):
+            with suppress(FileExistsError):
+                (node.mount / f"priv/lock/{number}").mkdir()
+                won.append(number)
+            with suppress(FileExistsError):
+                os.close(os.open(node.mount / f"excl-{number}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+                won.append(100 + number)
+        return won
+
+    results = await asyncio.gather(*(asyncio.to_thread(attempts, node) for node in nodes))
+    everything = [number for won in results for number in won]
+    assert sorted(everything) == [*range(20), *range(100, 120)]
