@@ -33,6 +33,10 @@ POLL_S = 0.1
 # A guest that still boots does not hear the power button.
 PRESS_AGAIN_S = 10.0
 QUEUE_LIMIT = 1000
+# QEMU writes consoles to files for as long as a guest prints.
+LOG_LIMIT_BYTES = 8 * 1024**2
+LOG_KEPT_BYTES = 1024**2
+LOG_CHECK_S = 10.0
 
 T = TypeVar("T")
 
@@ -85,11 +89,12 @@ class KvmDriver:
         self._resync = asyncio.Event()
 
     async def run(self) -> None:
-        """Keeps the connection to libvirt, so that events arrive, until cancelled."""
+        """Keeps the connection to libvirt, so that events arrive, and console logs short, until cancelled."""
         await self.prepare()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.link.run())
             tasks.create_task(self._compare_after_connecting())
+            tasks.create_task(self._shorten_logs())
 
     async def prepare(self) -> None:
         """Directories that domains need on this node, also those of guests that arrive from another."""
@@ -268,6 +273,14 @@ class KvmDriver:
                 self._publish(event)
             self._known = now
 
+    async def _shorten_logs(self) -> None:
+        while True:
+            await asyncio.sleep(LOG_CHECK_S)
+            try:
+                await asyncio.to_thread(shorten, self.host.console_dir)
+            except OSError as error:
+                log.warning("cannot shorten console logs: %s", error)
+
     def _publish(self, event: GuestEvent) -> None:
         log.info("guest %s: %s", event.vmid, event.what)
         for queue in self._queues:
@@ -312,6 +325,20 @@ def _observed(state: int, process: Process | None) -> Observed:
     if process is None:
         return STOPPED
     return Observed(_STATES.get(state, RunState.running), process.pid, process.uptime_s)
+
+
+def shorten(directory: Path, *, limit_bytes: int = LOG_LIMIT_BYTES, kept_bytes: int = LOG_KEPT_BYTES) -> None:
+    """Cut logs that are too long to their ends, in place: QEMU has them open, and appends to wherever the end is.
+
+    What a guest prints at that very moment may be lost.
+    """
+    for path in directory.glob("*.log"):
+        if path.stat().st_size <= limit_bytes:
+            continue
+        tail = _tail(path, kept_bytes)
+        with path.open("ab") as stream:
+            stream.truncate(0)
+            stream.write(tail)
 
 
 def _tail(path: Path, tail_bytes: int) -> bytes:

@@ -102,12 +102,14 @@ async def migrate(
     unless it comes too late: then this returns as if nothing had been said, and the migration must be finished.
     Unreachable and Timeout leave open what has become of the guest: look at both sides (`plan.settle`).
     """
-    xml, was_running = await link.call(lambda c: _look(c, vmid), subject=f"guest {vmid}", is_idempotent=True)
+    xml, was_running, memory_bytes = await link.call(
+        lambda c: _look(c, vmid), subject=f"guest {vmid}", is_idempotent=True
+    )
     flags, parameters = _flags(xml, wish), _parameters(xml, destination, wish)
     uri = tunnel.destination_uri(destination.tunnel)
     loop = asyncio.get_running_loop()
     started = loop.time()
-    watcher = _Watcher(link, vmid, on_progress)
+    watcher = _Watcher(link, vmid, memory_bytes, on_progress)
     copying = asyncio.ensure_future(
         link.call(
             lambda c: _lookup(c, vmid).migrateToURI3(uri, parameters, flags),
@@ -181,13 +183,17 @@ async def statistics(link: LibvirtLink, vmid: Vmid) -> Statistics:
     )
 
 
-def progress_of(stats: Mapping[str, Any], before: Progress) -> Progress:
-    """What libvirt's job statistics mean. Pure; `before` keeps the fraction from going back when memory is dirtied."""
+def progress_of(stats: Mapping[str, Any], before: Progress, *, memory_bytes: int = 0) -> Progress:
+    """What libvirt's job statistics mean. Pure; `before` keeps the fraction from going back when memory is dirtied.
+
+    Disks are copied first, and libvirt does not count memory until then: `memory_bytes` is what will follow.
+    """
     memory, memory_left = stats.get("memory_total", 0), stats.get("memory_remaining", 0)
     disk, disk_left = stats.get("disk_total", 0), stats.get("disk_remaining", 0)
-    total, left = memory + disk, memory_left + disk_left
-    if total <= 0:
+    if memory + disk <= 0:
         return before
+    ahead = 0 if memory else memory_bytes
+    total, left = memory + disk + ahead, memory_left + disk_left + ahead
     carried = stats.get("memory_processed", 0) + stats.get("disk_processed", 0)
     # Not 1 before libvirt says that it is done.
     fraction = max(before.fraction, min(0.99, 1 - left / total))
@@ -201,9 +207,12 @@ def progress_of(stats: Mapping[str, Any], before: Progress) -> Progress:
 
 
 class _Watcher:
-    def __init__(self, link: LibvirtLink, vmid: Vmid, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(
+        self, link: LibvirtLink, vmid: Vmid, memory_bytes: int, on_progress: Callable[[Progress], None]
+    ) -> None:
         self._link = link
         self._vmid = vmid
+        self._memory_bytes = memory_bytes
         self._on_progress = on_progress
         self.last = Progress(0.0, "starting")
 
@@ -213,7 +222,7 @@ class _Watcher:
             # Errors of the question are none of the migration; its own call will tell.
             with contextlib.suppress(KvorumError):
                 stats = await self._link.call(self._ask, subject=f"guest {self._vmid}", is_idempotent=True)
-                seen = progress_of(stats, self.last)
+                seen = progress_of(stats, self.last, memory_bytes=self._memory_bytes)
                 if seen != self.last:
                     self.last = seen
                     self._on_progress(seen)
@@ -280,11 +289,11 @@ def _lookup(connection: Connection, vmid: Vmid) -> Any:
     return connection.lookupByName(domain_name(vmid))
 
 
-def _look(connection: Connection, vmid: Vmid) -> tuple[str, bool]:
-    """The domain as it would be sent, and whether it runs."""
+def _look(connection: Connection, vmid: Vmid) -> tuple[str, bool, int]:
+    """The domain as it would be sent, whether it runs, and the bytes of its memory."""
     domain = _lookup(connection, vmid)
     xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE)
-    return xml, domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING
+    return xml, domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING, domain.maxMemory() * 1024
 
 
 def _flags(xml: str, wish: Wish) -> int:

@@ -89,7 +89,7 @@ async def test_a_guest_with_a_display_and_a_network_card_listens_on_no_port(node
         "scsi0: a:b\nide2: none,media=cdrom\nscsi7: none,media=cdrom\nagent: 1\nsata5: none,media=cdrom",
         "scsi0: a:b\nscsihw: virtio-scsi-single\nscsi30: none,media=cdrom\nrng0: source=/dev/urandom\nballoon: 0",
         "scsi0: a:b\nmachine: q35\nide0: none,media=cdrom\nsata0: none,media=cdrom\nsata5: none,media=cdrom\ntablet: 1",
-        "scsi0: a:b,discard=on,ssd=1,mbps=50,iops_rd=900,serial=x1\nscsihw: pvscsi\nnet0: e1000,bridge=vmbr0,link_down=1,mtu=1400",
+        "scsi0: a:b,discard=on,ssd=1,mbps=50,serial=x1\nscsihw: pvscsi\nnet0: e1000,bridge=vmbr0,link_down=1,mtu=1400",
         "scsi0: a:b,aio=threads,cache=writeback\nscsihw: megasas\nvga: none\ncores: 2\nsockets: 2\ncpu: x86-64-v2-AES",
         "scsi0: a:b\nsmbios1: manufacturer=K,serial=7\nboot: order=net0;scsi0\nnet0: virtio,bridge=vmbr0\ncpu: host",
     ],

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from agent.guests.driver import RunState
-from agent.guests.kvm import Change, GuestEvent, differences
+from agent.guests.kvm import Change, GuestEvent, differences, shorten
 from agent.guests.processes import guest_in, guest_processes
 from kvorum.ids import Vmid
 
@@ -65,3 +65,13 @@ def test_differences_tell_what_was_missed() -> None:
         GuestEvent(Vmid(105), Change.paused),
     ]
     assert differences(now, now) == []
+
+
+def test_a_long_console_log_is_cut_under_the_writers_hands(tmp_path: Path) -> None:
+    with (tmp_path / "100.log").open("ab", buffering=0) as qemu:
+        qemu.write(b"a" * 50 + b"end")
+        (tmp_path / "101.log").write_bytes(b"short")
+        shorten(tmp_path, limit_bytes=50, kept_bytes=5)
+        qemu.write(b", more")
+    assert (tmp_path / "100.log").read_bytes() == b"aaend, more"
+    assert (tmp_path / "101.log").read_bytes() == b"short"
