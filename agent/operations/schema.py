@@ -153,6 +153,16 @@ _CONTAINER: dict[str, Check] = {
 }
 
 
+def in_order(settings: Mapping[str, str]) -> dict[str, str]:
+    """By name and number, scsi2 before scsi10: what comes over the wire has no order, and volumes are numbered in ours."""
+
+    def place(key: str) -> tuple[str, int]:
+        name = key.rstrip("0123456789")
+        return name, int(key[len(name) :] or -1)
+
+    return {key: settings[key] for key in sorted(settings, key=place)}
+
+
 def check_config(config: Mapping[str, str], kind: GuestKind) -> None:
     """Raises InvalidInput or ConfigError that names the first wrong key."""
     for key, value in config.items():

@@ -16,6 +16,7 @@ from agent.operations.create import create_guest, plan_create
 from agent.operations.delete import check_deletable, delete_guest
 from agent.operations.migrate import migrate_guest
 from agent.operations.power import SHUTDOWN_TIMEOUT_S, shutdown_guest, start_guest, stop_guest
+from agent.operations.schema import in_order
 from agent.operations.update import update_guest
 from agent.tasks import TaskHandle, undoing
 from kvorum.errors import AlreadyExists, InvalidInput, KvorumError, NotFound, Refused
@@ -95,7 +96,7 @@ class GuestService(guest_pb2_grpc.GuestServiceServicer):
         kind = next((kind for kind, value in KINDS.items() if value == request.kind), None)
         if kind is None:
             raise InvalidInput("say whether it is a VM or a container", field="kind")
-        plan = plan_create(vmid, kind, dict(request.config), template=request.template, rng=random.SystemRandom())
+        plan = plan_create(vmid, kind, in_order(request.config), template=request.template, rng=random.SystemRandom())
         try:
             taken = await self._inventory.find(vmid)
         except NotFound:
@@ -118,7 +119,7 @@ class GuestService(guest_pb2_grpc.GuestServiceServicer):
                 self._host,
                 handle,
                 file.vmid,
-                dict(request.config),
+                in_order(request.config),
                 list(request.delete_keys),
                 expected_version=request.expected_version,
             )

@@ -8,7 +8,7 @@ from agent.inventory import GuestFile, GuestKind, next_free, parse_guest_path
 from agent.operations.create import plan_create
 from agent.operations.disks import owned_volumes
 from agent.operations.migration_plan import MigrationWish, Mode, moved_in, plan_migration
-from agent.operations.schema import check_config
+from agent.operations.schema import check_config, in_order
 from agent.operations.update import plan_update
 from agent.operations.volumes import plan_volumes
 from kvorum.config import GuestConfig
@@ -210,3 +210,7 @@ def test_a_broken_disk_line_says_which() -> None:
     with pytest.raises(ConfigError) as caught:
         check_config({"scsi0": "local:4,local:5"}, GuestKind.vm)
     assert caught.value.field == "scsi0"
+
+
+def test_settings_are_taken_in_the_order_of_their_numbers() -> None:
+    assert list(in_order({"scsi10": "", "name": "", "scsi2": "", "cores": ""})) == ["cores", "name", "scsi2", "scsi10"]
