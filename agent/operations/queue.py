@@ -40,7 +40,9 @@ class GuestQueue:
         self._waiting[vmid] = self._waiting.get(vmid, 0) + 1
         try:
             try:
-                await asyncio.wait_for(lock.acquire(), timeout_s)
+                # Not wait_for, which swallows a cancel that comes together with the turn (until Python 3.12).
+                async with asyncio.timeout(timeout_s):
+                    await lock.acquire()
             except TimeoutError:
                 raise self._locked(vmid, what) from None
             self._holders[vmid] = Holder(what, time.monotonic())

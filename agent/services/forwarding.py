@@ -95,7 +95,8 @@ class Forwarding:
 def unreachable(error: grpc.aio.AioRpcError, node: str) -> KvorumError:
     """What a peer answered; silence names the node."""
     mapped = from_rpc_error(error)
-    bare = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED) and not mapped.details
-    if bare:
+    # An agent that answers says more than a bare code: its own "not in time" is no silence.
+    is_silence = not any(key == "grpc-status-details-bin" for key, _ in error.trailing_metadata() or ())
+    if is_silence and error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return Unreachable(f"node {node} does not answer", remedy="see 'kvorum node list'", details={"node": node})
     return mapped

@@ -258,7 +258,8 @@ class GuestService(guest_pb2_grpc.GuestServiceServicer):
     async def _observe(self, file: GuestFile) -> Observed | None:
         """None when the driver cannot tell."""
         try:
-            return await asyncio.wait_for(self._host.observe(file), OBSERVE_TIMEOUT_S)
+            async with asyncio.timeout(OBSERVE_TIMEOUT_S):
+                return await self._host.observe(file)
         except (KvorumError, TimeoutError):
             return None
 
@@ -267,7 +268,8 @@ class GuestService(guest_pb2_grpc.GuestServiceServicer):
         found: dict[Vmid, Observed | pb.Guest | None] = {}
         for kind in {file.kind for file in here}:
             try:
-                running = await asyncio.wait_for(self._host.drivers[kind].observe_all(), OBSERVE_TIMEOUT_S)
+                async with asyncio.timeout(OBSERVE_TIMEOUT_S):
+                    running = await self._host.drivers[kind].observe_all()
             except (KvorumError, TimeoutError):
                 continue
             found |= {file.vmid: running.get(file.vmid, STOPPED) for file in here if file.kind is kind}

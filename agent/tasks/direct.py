@@ -34,7 +34,8 @@ class DirectHandle:
         while self._undo:
             callback = self._undo.pop()
             try:
-                await asyncio.wait_for(callback(), UNDO_TIMEOUT_S)
+                async with asyncio.timeout(UNDO_TIMEOUT_S):
+                    await callback()
             except Exception as error:  # the other steps must still be undone
                 log.warning("cannot undo: %s", error or type(error).__name__)
 

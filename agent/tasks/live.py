@@ -61,7 +61,8 @@ class LiveTask:
         while self._undo:
             callback, step = self._undo.pop()
             try:
-                await asyncio.wait_for(callback(), UNDO_TIMEOUT_S)
+                async with asyncio.timeout(UNDO_TIMEOUT_S):
+                    await callback()
             except Exception as error:  # whatever it is, the other steps must still be undone
                 log.warning("task %s: undo of %s failed: %s", self.record.upid, step or callback, error)
                 self.say(f"cannot undo {step or 'a step'}: {error or type(error).__name__}")

@@ -197,7 +197,8 @@ class TaskRunner:
             log.warning("task %s: nobody can undo '%s'", record.upid, step)
             return
         try:
-            await asyncio.wait_for(performer(step.arguments), UNDO_TIMEOUT_S)
+            async with asyncio.timeout(UNDO_TIMEOUT_S):
+                await performer(step.arguments)
             self._files.append(record.upid, [f"undone after the agent's restart: {step}"])
         except Exception as error:  # the next step must still be tried
             log.warning("task %s: undo of '%s' failed: %s", record.upid, step, error)
