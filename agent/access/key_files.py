@@ -3,14 +3,11 @@
 Written once when the node forms or joins a cluster, removed when it leaves. The key is made here and never leaves.
 """
 
-import logging
 import os
 from pathlib import Path
 
 from kvorum.errors import ConfigError
 from kvorum.node import Pki, write_atomically
-
-log = logging.getLogger(__name__)
 
 QEMU_DIRECTORY = "qemu"
 
@@ -37,19 +34,15 @@ def link_for_qemu(pki: Pki) -> None:
 
 
 def remove(pki: Pki) -> None:
-    """Forget keys and certificates; what is gone already does not matter."""
+    """Forget keys and certificates; what is gone already does not matter.
+
+    The directories stay: libvirtd does not start without the one that its configuration names.
+    """
     directory = pki.directory / QEMU_DIRECTORY
     for name in _qemu_links(pki):
         (directory / name).unlink(missing_ok=True)
     for path in (pki.key, pki.certificate, pki.ca):
         path.unlink(missing_ok=True)
-    for empty in (directory, pki.directory):
-        try:
-            empty.rmdir()
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            log.debug("%s stays: %s", empty, error)
 
 
 def read(pki: Pki) -> tuple[bytes, bytes, bytes]:

@@ -78,9 +78,11 @@ def is_listening(node: Node) -> bool:
 
 
 def is_untouched(node: Node) -> bool:
-    done = node.run(["ls", "/var/lib/kvorum/node.json", "/var/lib/kvorum/pki"], is_checked=False)
+    """No identity, no keys, no port, no mount."""
+    keys = ["find", "/var/lib/kvorum/node.json", "/var/lib/kvorum/pki", "!", "-type", "d"]
+    found = node.run(keys, is_checked=False).stdout
     mounts = node.run(["cat", "/proc/mounts"]).stdout
-    return not done.stdout and not is_listening(node) and " /etc/kvorum fuse" not in mounts
+    return not found and not is_listening(node) and " /etc/kvorum fuse" not in mounts
 
 
 def test_three_nodes_become_a_cluster_and_one_leaves_and_returns(lab: Lab) -> None:

@@ -269,7 +269,7 @@ class FakeNode:
             self.agent.identity is None
             and self.clusterfs.store is None
             and not self.paths.identity.exists()
-            and not self.paths.pki.directory.exists()
+            and not [path for path in self.paths.pki.directory.rglob("*") if not path.is_dir()]
             and not self.is_listening()
         )
 

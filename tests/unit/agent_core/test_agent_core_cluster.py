@@ -302,7 +302,7 @@ async def test_what_an_earlier_cluster_left_does_not_stand_in_the_way(world: Any
     await node.clusterfs.stop()  # the replica's data stays where it is
     await node.cluster.LeaveCluster(pb.LeaveClusterRequest(force=True), timeout=20)
     assert node.agent.identity is None
-    assert not node.paths.pki.directory.exists()
+    assert not node.paths.pki.key.exists()
     await node.clusterfs.start()
     assert node.clusterfs.store is not None
     await eventually(lambda: node.agent.core.membership.view.is_active)
