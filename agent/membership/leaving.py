@@ -107,6 +107,11 @@ async def _be_removed(core: Core, view: View, others: list[Member], *, force: bo
             return
         except grpc.aio.AioRpcError as error:
             last = from_rpc_error(error)
+            if type(last) is Unreachable and not last.remedy:
+                last = Unreachable(
+                    f"node {member.name} does not answer",
+                    remedy="try again when another member's agent runs, or add --force to leave all the same",
+                )
         except NotFound:
             continue  # that one has gone meanwhile
         if isinstance(last, NotFound) or (isinstance(last, OutcomeUnknown | Timeout) and await _is_out(core)):
