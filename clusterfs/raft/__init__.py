@@ -1,8 +1,8 @@
 """Consensus: a log of opaque entries that every member of the cluster applies in the same order, kept on a majority's disks.
 
-pysyncobj 0.3.17 is the state machine of Raft inside; the journal, the snapshots, the transport and every byte on
-wire and disk are ours, and so are the methods of it that lose entries (`docs/internals/raft-changes.md`). What an entry means, who may propose it
-and how it is recognised when it comes twice stays out: that is the user's `StateMachine`.
+pysyncobj 0.3.17 is the state machine of Raft inside; the journal, the snapshots, the transport and every byte on wire and
+disk are ours, and so are the methods of it that lose entries (`docs/internals/raft-changes.md`). What an entry means, who may
+propose it and how it is recognised when it comes twice stays out: that is the user's `StateMachine`.
 """
 
 from .replica import Replica

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from .messages import SnapshotChunk
 from .snapshot import Point
 
-# Without an answer for this long, in seconds, the pieces in flight are taken as lost.
+# Without progress for this long, in seconds, the pieces in flight are taken as lost.
 RESEND_S = 2.0
 
 
@@ -23,15 +23,15 @@ class Sending:
         self.size = self._file.seek(0, 2)
         self._acknowledged = 0
         self._sent = 0
-        self._heard_at = 0.0
+        self._progress_at = 0.0
         self._beat_at = float("-inf")
 
     def pieces(self, now: float, *, chunk_bytes: int, window_bytes: int) -> list[tuple[int, bytes]]:
         """What to send now: (offset, data) within the window."""
-        if self._sent > self._acknowledged and now - self._heard_at > RESEND_S:
+        if self._sent > self._acknowledged and now - self._progress_at > RESEND_S:
             self._sent = self._acknowledged
         if self._sent == self._acknowledged:
-            self._heard_at = now
+            self._progress_at = now
         found: list[tuple[int, bytes]] = []
         while self._sent < min(self.size, self._acknowledged + window_bytes):
             self._file.seek(self._sent)
@@ -49,7 +49,8 @@ class Sending:
         return True
 
     def acknowledge(self, offset: int, *, again: bool, now: float) -> None:
-        self._heard_at = now
+        if again or offset > self._acknowledged:
+            self._progress_at = now
         self._acknowledged = min(offset, self.size) if again else max(self._acknowledged, min(offset, self.size))
         self._sent = self._acknowledged if again else max(self._sent, self._acknowledged)
 

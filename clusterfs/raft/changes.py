@@ -1,7 +1,8 @@
 """Members come and go: one at a time, each as one entry of the log, and never so that the rest loses its quorum.
 
 Whoever wants a change asks the leader again and again until the change is applied; the leader remembers a request for a few
-seconds only. So nothing has to survive the loss of a leader. A new member first follows as a learner and votes once it has the log.
+seconds only. So nothing has to survive the loss of a leader. A new member first follows as a learner and votes once it has
+the log.
 """
 
 import logging

@@ -5,6 +5,7 @@ something to it. Blocking calls, deadlines and threads are `replica`'s.
 """
 
 import logging
+import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,7 +55,8 @@ class Consensus(MembershipChanges):
     def __init__(self, around: Surroundings, hints: Members) -> None:
         self._commands: deque[Command] = deque()
         self._calls: deque[Callable[[], None]] = deque()
-        self._requests = 0
+        # Not from zero: an answer meant for the process before this one must find nobody.
+        self._requests = random.getrandbits(48)
         self._stamp = around.stamp
         self._writing: Point | None = None
         self._written: deque[Exception | None] = deque()
@@ -231,7 +233,7 @@ class Consensus(MembershipChanges):
         for request, index, term in message.accepted:
             if (callback := waiting.pop(request, None)) is None:
                 continue
-            if index <= self.raftLastApplied:
+            if index <= self.raftLastApplied or term != self.raftCurrentTerm:
                 callback(None, FAIL_REASON.UNKNOWN_OUTCOME)
             else:
                 self._SyncObj__commandsWaitingCommit[index].append((term, callback))

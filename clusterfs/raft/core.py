@@ -164,6 +164,7 @@ class Core(SyncObj):  # type: ignore[misc]
         """Take back entries from `index` on, which conflict with the leader's; never committed ones."""
         assert index > self.raftCommitIndex, f"entry {index} conflicts, but {self.raftCommitIndex} is committed"
         self.log.truncate(index)
+        self._fail_absent()
         if self.configurations.truncate(index):
             self._adopt_configuration()
 
@@ -310,6 +311,20 @@ class Core(SyncObj):  # type: ignore[misc]
                     callback(None, FAIL_REASON.UNKNOWN_OUTCOME)
         if up_to is None:
             self._SyncObj__onLeaderChanged()
+
+    def _fail_absent(self) -> None:
+        """Likewise of those that the log does not hold (any more). pysyncobj tells only when another entry is applied in
+        their place, which may take for ever."""
+        waiting = self._SyncObj__commandsWaitingCommit
+        for index in sorted(waiting):
+            term = self.log.term_at(index)
+            absent = [callback for wanted, callback in waiting[index] if wanted != term]
+            if index > self.raftLastApplied and absent:
+                kept = [item for item in waiting.pop(index) if item[0] == term]
+                if kept:
+                    waiting[index] = kept
+                for callback in absent:
+                    callback(None, FAIL_REASON.UNKNOWN_OUTCOME)
 
     def _observe(self, term: int) -> bool:
         """A higher term ends whatever this node was in the old one. True when it did."""

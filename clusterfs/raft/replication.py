@@ -7,7 +7,6 @@ the sync; the commit index never goes back.
 """
 
 import logging
-from dataclasses import dataclass
 
 from pysyncobj.node import Node
 
@@ -20,23 +19,19 @@ from .values import StorageDamaged
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(slots=True)
-class Probe:
-    """Looking for the point where a follower's log equals ours: one question at a time."""
-
-    prev: int
-    sent_at: float = float("-inf")
+# A follower that denies for so long, in seconds, what it confirmed.
+FORGETFUL_S = 5.0
 
 
 class Replication(Elections):
     def __init__(self, around: Surroundings, hints: Members) -> None:
-        self._probes: dict[Node, Probe] = {}
+        # Followers whose log's end is being looked for, one question (the next index) at a time, and when it was asked.
+        self._probes: dict[Node, float] = {}
         self._sendings: dict[Node, Sending] = {}
         self._receiving = Receiving(around.snapshots.incoming)
         self._acks: dict[Node, AppendReply] = {}
         self._told_commit = self._replicated_index = 0
-        self._complained: set[Node] = set()
+        self._forgetful: dict[Node, float] = {}
         super().__init__(around, hints)
 
     # Leader.
@@ -48,7 +43,7 @@ class Replication(Elections):
     def _state_changed(self, old: int, new: int) -> None:
         log.info("%s: %s in term %d", self.uid, ("follower", "candidate", "leader")[new], self.raftCurrentTerm)
         self._probes.clear()
-        self._complained.clear()
+        self._forgetful.clear()
         for sending in self._sendings.values():
             sending.close()
         self._sendings.clear()
@@ -70,16 +65,16 @@ class Replication(Elections):
     def _send_entries(self, node: Node, now: float) -> None:
         if sending := self._sendings.pop(node, None):
             sending.close()
-        probe = self._probes.get(node)
-        if probe is not None and now - probe.sent_at < self.options.heartbeat_s:
+        asked_at = self._probes.get(node)
+        if asked_at is not None and now - asked_at < self.options.heartbeat_s:
             return
         following = self._SyncObj__raftNextIndex[node]
         while True:
             entries = self._entries_for(node, following)
             if not self.exchange.send(node, self._append_message(following, entries, now)):
                 break
-            if probe is not None:
-                probe.sent_at = now
+            if asked_at is not None:
+                self._probes[node] = now
                 break
             following += len(entries)
             self._SyncObj__raftNextIndex[node] = following
@@ -115,6 +110,10 @@ class Replication(Elections):
 
     def _send_snapshot(self, node: Node, now: float) -> None:
         sending = self._sendings.get(node)
+        if sending is not None and self._SyncObj__raftMatchIndex[node] >= sending.point.index:
+            # It has arrived, but the log was compacted further meanwhile.
+            sending.close()
+            sending = None
         if sending is None:
             sending = self._sendings[node] = Sending(self.snapshots.path, self.point)
             log.info("%s: %s gets the snapshot at %d", self.uid, node.id, self.point.index)
@@ -162,30 +161,31 @@ class Replication(Elections):
                 return
             self._SyncObj__raftMatchIndex[node] = max(match, message.match)
             following = self._SyncObj__raftNextIndex[node]
-            self._SyncObj__raftNextIndex[node] = max(following, message.match + 1)
-            if (probe := self._probes.get(node)) is not None and message.match >= probe.prev:
+            if node in self._probes and message.match >= following - 1:
                 del self._probes[node]
                 self._is_due = True
+            self._SyncObj__raftNextIndex[node] = max(following, message.match + 1)
+            self._forgetful.pop(node, None)
             return
-        probe = self._probes.get(node)
-        if probe is not None and message.prev != probe.prev:
+        if node in self._probes and message.prev != self._SyncObj__raftNextIndex[node] - 1:
             return
         if message.hint <= match:
             self._complain(node, match, message.hint)
             return
-        following = min(message.hint, self.log.last_index + 1)
-        self._SyncObj__raftNextIndex[node] = following
-        self._probes[node] = Probe(following - 1)
+        self._SyncObj__raftNextIndex[node] = min(message.hint, self.log.last_index + 1)
+        self._probes[node] = float("-inf")
         self._is_due = True
 
     def _complain(self, node: Node, match: int, hint: int) -> None:
-        """A late answer looks like this once. One that goes on is a node whose disk forgot: it must not be helped
-        silently, for what it confirmed was counted."""
-        if node in self._complained:
+        """A late answer looks like this for a moment. When it lasts, the node's disk has forgotten what it confirmed and what
+        was counted: it must not be helped silently."""
+        now = self._now()
+        since = self._forgetful.setdefault(node, now)
+        if now - since > FORGETFUL_S:
             log.error(
                 "%s: %s confirmed entry %d and now lacks %d: remove it and join it anew", self.uid, node.id, match, hint
             )
-        self._complained.add(node)
+            self._forgetful[node] = now
 
     def _on_snapshot_reply(self, node: Node, message: SnapshotReply) -> None:
         if not self._is_answer_of_now(node, message.term, message.sent_at):
@@ -208,6 +208,7 @@ class Replication(Elections):
         if self._getLeader() != node:
             self._SyncObj__onLeaderChanged()
             self._SyncObj__raftLeader = node
+            self._fail_absent()
             log.info("%s: follows %s in term %d", self.uid, node.id, message.term)
         self._beat_at = self._now()
         self._quorum_at = self._beat_at - message.quorum_age_s

@@ -1,10 +1,8 @@
 """Three replicas with real sockets, TLS and disks: what a user of consensus relies on."""
 
-import pytest
-from raft_cluster import Cluster, until
+from raft_cluster import Cluster
 
 from clusterfs.raft import Role
-from kvorum.errors import NoQuorum
 
 
 def test_three_replicas_elect_a_leader_and_commit_entries_from_any_of_them(cluster: Cluster) -> None:
