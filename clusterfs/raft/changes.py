@@ -20,7 +20,8 @@ from .values import Address
 log = logging.getLogger(__name__)
 
 # A request that is not repeated for this long is forgotten.
-PATIENCE_S = 3.0
+PATIENCE_S = 1.0
+WITHDRAW = "withdraw"
 
 
 @dataclass(slots=True)
@@ -46,8 +47,18 @@ class MembershipChanges(Replication):
         elif leader is not None:
             self.exchange.send(leader, ChangeMember(change.op, change.uid, change.host, change.port))
 
+    def withdraw_change(self, change: Change) -> None:
+        """Whoever asked has given up: it must not happen later, when nobody expects it any more. Best effort."""
+        self._wanted.pop(change.uid, None)
+        leader = self._getLeader()
+        if leader is not None and not self._isLeader():
+            self.exchange.send(leader, ChangeMember(WITHDRAW, change.uid))
+
     def _on_change_member(self, node: Node, message: ChangeMember) -> None:
         if not self._isLeader():
+            return
+        if message.op == WITHDRAW:
+            self._wanted.pop(message.uid, None)
             return
         op = "add" if message.op == "add" else "remove"
         change = Change(op, message.uid, message.host, message.port)  # type: ignore[arg-type]
@@ -112,11 +123,9 @@ class MembershipChanges(Replication):
 
     def _keeps_quorum(self, members: Members) -> bool:
         """A majority of the coming members answers."""
-        now, answers = self._now(), self._SyncObj__lastResponseTime
-        alive = sum(
-            uid == self.uid or now - answers.get(Node(uid), float("-inf")) < self.options.leader_quorum_s
-            for uid in members
-        )
+        now, answers, limit = self._now(), self._SyncObj__lastResponseTime, self.options.leader_quorum_s
+        answering = {uid for uid in self.connected if now - answers.get(Node(uid), float("-inf")) < limit}
+        alive = len((answering | {self.uid}) & set(members))
         return alive * 2 > len(members)
 
 

@@ -81,6 +81,7 @@ class Core(SyncObj):  # type: ignore[misc]
         self.options = options = around.options
         self._around = around
         self._now = around.clock
+        self._started_at = around.clock()
         self._hints = dict(hints)
         self._allowed: dict[str, Address] = {}
         self._farewells: dict[str, tuple[Address, float]] = {}
@@ -290,7 +291,11 @@ class Core(SyncObj):  # type: ignore[misc]
         return tuple(sorted(found))
 
     def is_out_of_reach(self, now: float) -> bool:
-        """No leader proves a quorum and too few members are heard to elect one: nothing can be written."""
+        """No leader proves a quorum and too few members are heard to elect one: nothing can be written.
+
+        Right after the start nobody was heard yet, which proves nothing."""
+        if now - self._started_at < self.options.follower_quorum_s:
+            return False
         members = len(self.configurations.current)
         return not self.is_quorate(now) and (members - len(self.missing(now))) * 2 <= members
 

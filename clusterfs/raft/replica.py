@@ -371,6 +371,7 @@ class Replica:
             if monotonic() > end:
                 break
             self._stopping.wait(min(_ASK_AGAIN_S, max(0.0, end - monotonic())))
+        consensus.call_soon(lambda: consensus.withdraw_change(change))
         waiting_for = consensus.change_progress.get(change.uid) or "a leader"
         raise Timeout(
             f"member {change.uid} was not {'added' if change.op == 'add' else 'removed'} within {deadline_s:g} s: "

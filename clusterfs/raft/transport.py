@@ -377,8 +377,8 @@ def _listen(address: Address) -> socket.socket:
 
 
 def _ring(descriptor: int) -> None:
-    # Full means that it rings already; closed, that nobody listens any more.
-    with contextlib.suppress(BlockingIOError, OSError):
+    # Full means that it rings already; closed (ValueError for the -1 it then is), that nobody listens any more.
+    with contextlib.suppress(OSError, ValueError):
         os.eventfd_write(descriptor, 1)
 
 
