@@ -24,6 +24,7 @@ from .messages import (
     ChangeProgress,
     Forward,
     Forwarded,
+    Introduction,
     PreVote,
     PreVoteReply,
     RequestVote,
@@ -132,6 +133,8 @@ class Consensus(MembershipChanges):
                 self._on_change_member(node, message)
             case ChangeProgress():
                 self._on_change_progress(message)
+            case Introduction():
+                self._on_introduction(node, message)
 
     # Commands.
 

@@ -19,6 +19,7 @@ from . import membership
 from .exchange import Exchange, Outgoing
 from .journal import Log
 from .membership import Change, Configurations
+from .messages import Introduction
 from .snapshot import Point, SnapshotStore
 from .values import Address, Options, StateMachine, StorageDamaged
 
@@ -84,6 +85,7 @@ class Core(SyncObj):  # type: ignore[misc]
         self._started_at = around.clock()
         self._hints = dict(hints)
         self._allowed: dict[str, Address] = {}
+        self._introduced: tuple[int, dict[str, Address]] = (0, {})
         self._farewells: dict[str, tuple[Address, float]] = {}
         self.connected: frozenset[str] = frozenset()
         # When a majority was last proven to follow the leader, and when that leader last spoke.
@@ -199,7 +201,20 @@ class Core(SyncObj):  # type: ignore[misc]
             if node in self._SyncObj__connectedNodes:
                 self._make_learner(node)
         self._update_peers()
+        for node in self._SyncObj__connectedNodes:
+            self._introduce(node)
         log.info("%s: members are now %s", self.uid, ", ".join(sorted(members)) or "not known yet")
+
+    def _introduce(self, node: Node) -> None:
+        members = {uid: (address.host, address.port) for uid, address in self.configurations.current.items()}
+        self.exchange.send(node, Introduction(self.configurations.changed_at, members))
+
+    def _on_introduction(self, node: Node, message: Introduction) -> None:
+        """Without this, a node that was away while others joined would turn away the very leader that could tell it so."""
+        is_known = node.id in self.configurations.current or self.is_learner
+        if is_known and message.index > max(self.configurations.changed_at, self._introduced[0]):
+            self._introduced = message.index, {uid: Address(*place) for uid, place in message.members.items()}
+            self._update_peers()
 
     def _address_before(self, uid: str) -> Address:
         known = self.configurations.at(max(self.raftLastApplied, self.point.index)).get(uid)
@@ -208,6 +223,8 @@ class Core(SyncObj):  # type: ignore[misc]
     def _update_peers(self) -> None:
         members = self.configurations.current
         sources = [members, self._allowed, {uid: address for uid, (address, _) in self._farewells.items()}]
+        if self._introduced[0] > self.configurations.changed_at:
+            sources.append(self._introduced[1])
         if self.is_learner:
             sources.append(self._hints)
         uids = {uid for source in sources for uid in source} - {self.uid}
@@ -241,6 +258,7 @@ class Core(SyncObj):  # type: ignore[misc]
             match = self._SyncObj__raftMatchIndex[node]
             self._SyncObj__raftNextIndex[node] = (match or self.log.last_index) + 1
         self._note_connections()
+        self._introduce(node)
         self._is_due = True
 
     def _peer_disconnected(self, node: Node) -> None:

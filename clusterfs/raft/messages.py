@@ -123,6 +123,13 @@ class ChangeProgress(Message, tag="change_progress", frozen=True):
     done: bool = False
 
 
+class Introduction(Message, tag="introduction", frozen=True):
+    """The sender's configuration and the entry that made it: a node that was away lets those connect whom it missed."""
+
+    index: int
+    members: dict[str, tuple[str, int]]
+
+
 AnyMessage = (
     RequestVote
     | VoteReply
@@ -137,6 +144,7 @@ AnyMessage = (
     | Forwarded
     | ChangeMember
     | ChangeProgress
+    | Introduction
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -96,6 +96,7 @@ class Replica:
         self._failure: str | None = None
         self._last: Status | None = None
         self._reported: object = None
+        self._reported_at = float("-inf")
         self._barrier_mutex = threading.Lock()
         self._next_barrier: Outcome | None = None
 
@@ -178,7 +179,8 @@ class Replica:
 
     def _write_first_configuration(self, fresh: FileLog) -> None:
         """Entries 1 to n of every founder are the same: term 0, members in order."""
-        for index, (uid, address) in enumerate(sorted(self._members.items()), 1):
+        founders = {self._uid: self._bind, **self._members}
+        for index, (uid, address) in enumerate(sorted(founders.items()), 1):
             change = Change("add", uid, address.host, address.port)
             fresh.add(MEMBERSHIP + membership.encode(change), index, 0)
         fresh.sync()
@@ -209,9 +211,11 @@ class Replica:
                 self._tell(self._last)
 
     def _report(self, consensus: Consensus) -> None:
-        if self._on_change is None:
+        now = monotonic()
+        if self._on_change is None or now - self._reported_at < self._options.tick_s:
             return
-        status = consensus.status(monotonic())
+        self._reported_at = now
+        status = consensus.status(now)
         seen = (
             status.role,
             status.leader,

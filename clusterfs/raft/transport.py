@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -79,6 +80,8 @@ class TlsTransport(Exchange):
         self._epoll = select.epoll()
         self._io_wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._raft_wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # Closed with the last reference: a thread that rings late must not write into somebody else's file.
+        weakref.finalize(self, _close, self._io_wake, self._raft_wake)
         self._listener = _listen(bind)
         self._epoll.register(self._listener.fileno(), READ)
         self._epoll.register(self._io_wake, READ)
@@ -137,9 +140,9 @@ class TlsTransport(Exchange):
 
     def destroy(self) -> None:
         """pysyncobj's word for stopping; safe to repeat."""
-        self._is_stopping = True
-        if self._io_wake < 0:
+        if self._is_stopping:
             return
+        self._is_stopping = True
         _ring(self._io_wake)
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(5.0)
@@ -147,9 +150,6 @@ class TlsTransport(Exchange):
             link.close()
         self._listener.close()
         self._epoll.close()
-        for descriptor in (self._io_wake, self._raft_wake):
-            os.close(descriptor)
-        self._io_wake = self._raft_wake = -1
 
     # The I/O thread's side.
 
@@ -163,7 +163,8 @@ class TlsTransport(Exchange):
                 log.exception("raft I/O")
 
     def _round(self, period: float) -> None:
-        events = self._epoll.poll(0.0 if any(link.has_more for link in self._links.values()) else period)
+        is_more = any(link.has_more and not link.is_paused for link in self._links.values())
+        events = self._epoll.poll(0.0 if is_more else period)
         now = self._now()
         for descriptor, mask in events:
             if descriptor == self._io_wake:
@@ -377,9 +378,14 @@ def _listen(address: Address) -> socket.socket:
 
 
 def _ring(descriptor: int) -> None:
-    # Full means that it rings already; closed (ValueError for the -1 it then is), that nobody listens any more.
-    with contextlib.suppress(OSError, ValueError):
+    # Full means that it rings already.
+    with contextlib.suppress(BlockingIOError):
         os.eventfd_write(descriptor, 1)
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _drain(descriptor: int) -> None:

@@ -175,6 +175,7 @@ class Sim:
         self.founders: dict[str, Address] = {}
         self.history: dict[int, str] = {}
         self.leaders: dict[int, str] = {}
+        self.joined: list[str] = []
         self.acknowledged: dict[str, int] = {}
         self.denied: set[str] = set()
         # Sent, and neither acknowledged nor denied.
@@ -354,6 +355,12 @@ class Sim:
         ]
         return found[0] if len(found) == 1 else None
 
+    def members(self) -> list[str]:
+        """As the leader has them; nobody without one."""
+        leader = self.leader()
+        consensus = self.nodes[leader].consensus if leader else None
+        return sorted(consensus.configurations.current) if consensus else []
+
     def heal(self) -> None:
         self.loss = self.doubling = self.crash_chance = 0.0
         self.cuts.clear()
@@ -365,12 +372,15 @@ class Sim:
     def require_nothing_lost(self) -> None:
         """Everybody agrees in the end; what was acknowledged is there, and what was denied is not."""
         last = max(node.consensus.raftCommitIndex for node in self.alive() if node.consensus)
+        self.run_until(lambda: self.leader() is not None)
 
         def is_level() -> bool:
-            return all(n.consensus is not None and n.consensus.raftLastApplied >= last for n in self.nodes.values())
+            members = self.members()
+            nodes = [self.nodes[uid].consensus for uid in members]
+            return bool(nodes) and all(c is not None and c.raftLastApplied >= last for c in nodes)
 
-        self.run_until(lambda: self.leader() is not None and is_level())
-        for node in self.alive():
+        self.run_until(is_level)
+        for node in (self.nodes[uid] for uid in self.members()):
             assert node.machine is not None
             held = dict(node.machine.entries)
             for text, index in self.acknowledged.items():
