@@ -96,6 +96,7 @@ class Replica:
         self._failure: str | None = None
         self._last: Status | None = None
         self._reported: object = None
+        self._reported_leadership: object = None
         self._reported_at = float("-inf")
         self._barrier_mutex = threading.Lock()
         self._next_barrier: Outcome | None = None
@@ -212,9 +213,12 @@ class Replica:
 
     def _report(self, consensus: Consensus) -> None:
         now = monotonic()
-        if self._on_change is None or now - self._reported_at < self._options.tick_s:
+        leadership = (consensus._isLeader(), consensus._getLeader())
+        if self._on_change is None or (
+            leadership == self._reported_leadership and now - self._reported_at < self._options.tick_s
+        ):
             return
-        self._reported_at = now
+        self._reported_at, self._reported_leadership = now, leadership
         status = consensus.status(now)
         seen = (
             status.role,

@@ -12,7 +12,7 @@ from raft_sim import Sim
 
 from clusterfs.raft.membership import Change
 
-SEEDS = int(os.environ.get("KVORUM_SIM_SEEDS", "12"))
+SEEDS = int(os.environ.get("KVORUM_SIM_SEEDS", "7"))
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))

@@ -21,7 +21,7 @@ def test_three_replicas_elect_a_leader_and_commit_entries_from_any_of_them(clust
     status = cluster.replicas[leader].status()
     assert status.role is Role.leader and status.is_quorate and status.caught_up
     assert status.members == dict.fromkeys(uids, True)
-    assert cluster.changes[leader][-1].role is Role.leader
+    until(lambda: cluster.changes[leader][-1].role is Role.leader)
 
 
 def test_a_single_replica_writes_soon_after_its_start(cluster: Cluster) -> None:
@@ -308,7 +308,7 @@ def test_a_replica_whose_disk_fails_stops_and_says_so(cluster: Cluster) -> None:
         cluster.replicas[leader].propose(b"x", deadline_s=10)
     status = cluster.replicas[leader].status()
     assert status.role is Role.failed and "input/output" in (status.failure or "")
-    assert cluster.changes[leader][-1].role is Role.failed
+    until(lambda: cluster.changes[leader][-1].role is Role.failed)
     cluster.replicas.pop(leader).abandon()
     other = next(uid for uid in uids if uid != leader)
     cluster.replicas[other].propose(b"y", deadline_s=10)
