@@ -1,0 +1,187 @@
+"""The rounds of kvorum-ha: read, decide, perform; as manager on the Raft leader, as local resource manager on every node.
+
+A round follows each change in the store, and the clock, since leases age without anybody writing. What a round decides is
+refused by the store when it was decided on something old. Nothing is decided here.
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kvorum.errors import AlreadyExists, ConfigError, KvorumError, NotFound, StaleVersion
+from kvorum.node import Identity
+
+from . import lrm, manager
+from .hands import Hands
+from .lease_state import boottime
+from .status import MANAGER_STATUS, LrmStatus, ManagerStatus, lrm_status_path, render
+from .world import Complaints, KeeperFiles, Reading, local_view, manager_view, read_store
+
+if TYPE_CHECKING:
+    from clusterfs.client import StoreClient
+
+log = logging.getLogger(__name__)
+
+ROUND_S = 0.5
+# Changes come in bursts; one round serves them all.
+SETTLE_S = 0.02
+RETRY_S = 1.0
+PERFORM_S = 5.0
+
+
+class Rounds:
+    """One node's HA for as long as it has one identity."""
+
+    def __init__(self, store: "StoreClient", identity: Identity, hands: Hands, files: KeeperFiles) -> None:
+        self._store = store
+        self._identity = identity
+        self._hands = hands
+        self._files = files
+        self._complaints = Complaints()
+        self._memory = lrm.Memory(session=uuid.uuid4().hex)
+        self._wake = asyncio.Event()
+        self._newest_index = 0
+        self._is_manager = False
+        self._trouble = ""
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen())
+            while True:
+                await self._round(group)
+                try:
+                    async with asyncio.timeout(ROUND_S):
+                        await self._wake.wait()
+                        await asyncio.sleep(SETTLE_S)
+                except TimeoutError:
+                    pass
+                self._wake.clear()
+
+    async def _listen(self) -> None:
+        """Wakes the rounds at each change of what they read."""
+        while True:
+            try:
+                async for change in self._store.watch(""):
+                    if change.WhichOneof("change") != "bookmark":
+                        self._wake.set()
+            except KvorumError:
+                self._wake.set()
+            await asyncio.sleep(RETRY_S)
+
+    async def _round(self, group: asyncio.TaskGroup) -> None:
+        try:
+            reading = await read_store(self._store)
+            # A replica that has just started shows the past until it has caught up: decide nothing on it.
+            if not reading.replica.ready or reading.applied_index < self._newest_index:
+                return
+            self._newest_index = reading.applied_index
+            await self._manage(reading)
+            await self._keep_local(reading, group)
+            self._say_trouble("")
+        except ConfigError as error:
+            self._say_trouble(f"{error} ({error.remedy})")
+        except KvorumError as error:
+            self._say_trouble(str(error))
+
+    def _say_trouble(self, text: str) -> None:
+        """Once, not in every round."""
+        if text != self._trouble:
+            if text:
+                log.warning("this round is skipped: %s", text)
+            self._trouble = text
+
+    # As manager
+
+    async def _manage(self, reading: Reading) -> None:
+        if reading.leases.leader != self._is_manager:
+            self._is_manager = reading.leases.leader
+            log.info("this node is %s", "the manager now" if self._is_manager else "no longer the manager")
+        if not self._is_manager:
+            return
+        view = manager_view(reading, self._identity, self._complaints)
+        decision = manager.decide(view, time.time())
+        if decision.status is not None and not await self._write_status(decision.status, view.status_version):
+            self._wake.set()
+            return
+        for line in decision.journal:
+            log.info("%s", line)
+        for action in decision.actions:
+            await self._act(action)
+        if decision.status is not None or decision.actions:
+            self._wake.set()
+
+    async def _write_status(self, status: ManagerStatus, version: int) -> bool:
+        """False when another manager has written meanwhile: then nothing of the decision counts."""
+        try:
+            await self._store.write(
+                MANAGER_STATUS,
+                render(status),
+                expected_version=version or None,
+                absent=not version,
+                parents=True,
+                author="ha",
+                deadline_s=PERFORM_S,
+            )
+        except (StaleVersion, AlreadyExists):
+            return False
+        return True
+
+    async def _act(self, action: manager.Action) -> None:
+        try:
+            match action:
+                case manager.FenceLease():
+                    await self._store.fence_lease(action.uid, action.incarnation, action.renewal, deadline_s=PERFORM_S)
+                    log.warning("fenced %s (lease %d): %s", action.node, action.incarnation, action.cause)
+                case manager.MoveConfig():
+                    await self._store.move(
+                        action.path,
+                        action.new_path,
+                        expected_version=action.expected_version,
+                        reason=action.cause,
+                        author="ha",
+                        deadline_s=PERFORM_S,
+                    )
+                    log.info("%s: moved %s to %s (%s)", action.sid, action.path, action.new_path, action.cause)
+        except (StaleVersion, NotFound, AlreadyExists) as error:
+            log.info("overtaken: %s", error)
+
+    # As local resource manager
+
+    async def _keep_local(self, reading: Reading, group: asyncio.TaskGroup) -> None:
+        view = await local_view(reading, self._identity, self._files, self._complaints)
+        self._memory, steps = lrm.step(self._memory, view, boottime())
+        if steps.register != view.registered:
+            self._files.register(steps.register)
+            self._wake.set()
+        for action in steps.actions:
+            log.info("%s: %s", action.sid, type(action).__name__.lower())
+            group.create_task(self._perform(action))
+        if lrm.is_news(steps.status, view.written):
+            await self._write_lrm_status(steps.status, reading)
+
+    async def _perform(self, action: lrm.Action) -> None:
+        done = await self._hands.perform(action)
+        self._memory = lrm.finish(self._memory, done, boottime())
+        self._wake.set()
+
+    async def _write_lrm_status(self, status: LrmStatus, reading: Reading) -> None:
+        path = lrm_status_path(self._identity.name)
+        version = reading.version(path)
+        stamped = msgspec.structs.replace(status, timestamp=int(time.time()))
+        try:
+            await self._store.write(
+                path,
+                render(stamped),
+                expected_version=version or None,
+                absent=not version,
+                parents=True,
+                author="ha",
+                deadline_s=PERFORM_S,
+            )
+        except (StaleVersion, AlreadyExists):
+            self._wake.set()

@@ -1,0 +1,93 @@
+"""Performs what the local resource manager decides: starts and stops through this node's agent, and ends leftovers itself.
+
+Each action runs to its end in a task of its own and says how it went; nothing is retried here.
+"""
+
+import asyncio
+import logging
+import signal
+from pathlib import Path
+
+import grpc
+
+from kvorum.errors import KvorumError, Timeout
+from kvorum.ids import guest_resource, parse_sid
+from kvorum.node import AGENT_SOCKET
+from kvorum.rpc import from_rpc_error
+from kvorum.v1 import guest_pb2, task_pb2
+from kvorum.v1.guest_pb2_grpc import GuestServiceStub
+from kvorum.v1.task_pb2_grpc import TaskServiceStub
+
+from . import lrm
+from .keeper.processes import Guarded, Guests, scan, send
+
+log = logging.getLogger(__name__)
+
+# What the agent takes as proof, on its local socket, that HA itself asks.
+CALLER = (("kvorum-caller", "ha"),)
+CALL_S = 10.0
+START_S = 120.0
+# A graceful end, then a hard one.
+SHUTDOWN_S = 60
+STOP_S = 120.0
+KILL_S = 10.0
+
+
+class Hands:
+    def __init__(self, socket: Path = AGENT_SOCKET) -> None:
+        options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
+        self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=options)
+        self._guests = GuestServiceStub(self._channel)
+        self._tasks = TaskServiceStub(self._channel)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def perform(self, action: lrm.Action) -> lrm.Done:
+        """Never raises but when cancelled."""
+        cause = ""
+        try:
+            match action:
+                case lrm.Start():
+                    await self._start(action.sid)
+                case lrm.Stop():
+                    await self._stop(action.sid)
+                case lrm.KillLeftover():
+                    await _kill(action.sid)
+        except KvorumError as error:
+            cause = error.message
+            log.warning("%s: %s failed: %s", action.sid, type(action).__name__.lower(), cause)
+        except grpc.aio.AioRpcError as error:
+            cause = from_rpc_error(error).message
+            log.warning("%s: %s failed: %s", action.sid, type(action).__name__.lower(), cause)
+        return lrm.Done(action.sid, action.uid, isinstance(action, lrm.Start), cause)
+
+    async def _start(self, sid: str) -> None:
+        request = guest_pb2.StartGuestRequest(name=guest_resource(parse_sid(sid)[1]))
+        answer = await self._guests.StartGuest(request, timeout=CALL_S, metadata=CALLER)
+        await self._wait(answer.task, START_S)
+
+    async def _stop(self, sid: str) -> None:
+        request = guest_pb2.ShutdownGuestRequest(
+            name=guest_resource(parse_sid(sid)[1]), timeout_seconds=SHUTDOWN_S, force_stop=True
+        )
+        answer = await self._guests.ShutdownGuest(request, timeout=CALL_S, metadata=CALLER)
+        await self._wait(answer.task, STOP_S)
+
+    async def _wait(self, upid: str, timeout_s: float) -> None:
+        request = task_pb2.WaitTaskRequest(upid=upid, timeout_seconds=int(timeout_s))
+        answer = await self._tasks.WaitTask(request, timeout=timeout_s + CALL_S, metadata=CALLER)
+        if answer.task.state != task_pb2.TASK_STATE_OK:
+            raise KvorumError(answer.task.error or "its task was interrupted")
+
+
+async def _kill(sid: str) -> None:
+    """Ends what runs of a guest that is not ours any more, and verifies it. Raises Timeout."""
+    guests = Guests()
+    guests.guard([Guarded(sid)])
+    deadline = asyncio.get_running_loop().time() + KILL_S
+    while guests.is_any_left():
+        if asyncio.get_running_loop().time() > deadline:
+            raise Timeout(f"{', '.join(guests.left())} could not be ended within {KILL_S:g} s")
+        send(scan([Guarded(sid)]), signal.SIGKILL)
+        await asyncio.sleep(0.05)

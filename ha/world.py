@@ -1,0 +1,192 @@
+"""Reads what the pure cores decide on: the store through clusterfs, the keeper's files, the processes of this host.
+
+One `Reading` serves a whole round. Its parts are read one after the other, manager_status first and leases last, so that
+whatever changes in between makes a decision refused or too careful, never too bold. No decisions here.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kvorum.errors import ConfigError, NotFound
+from kvorum.ids import NodeName, NodeUid, Sid
+from kvorum.node import Identity, write_atomically
+
+from . import lease_state, lrm
+from .keeper.processes import Guarded, scan
+from .leases import Lease
+from .resources import RESOURCES_CFG, Resource, parse_resources
+from .status import MANAGER_STATUS, LrmStatus, lrm_status_path, parse_lrm_status, parse_manager_status
+from .view import Config, Node, View, parse_config_path
+
+if TYPE_CHECKING:
+    from clusterfs.client import StoreClient
+    from kvorum.v1 import replica_pb2, store_pb2
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The store as this node's replica had applied it, at `applied_index` or later."""
+
+    files: Mapping[str, "store_pb2.Entry"]
+    applied_index: int
+    replica: "replica_pb2.GetReplicaStatusResponse"
+    leases: "replica_pb2.ListLeasesResponse"
+
+    def content(self, path: str) -> bytes:
+        entry = self.files.get(path)
+        return entry.content if entry is not None else b""
+
+    def version(self, path: str) -> int:
+        entry = self.files.get(path)
+        return entry.version if entry is not None else 0
+
+
+@dataclass(slots=True)
+class Complaints:
+    """Files that do not parse, each said once until it changes."""
+
+    said: dict[str, int] = field(default_factory=dict)
+
+    def say(self, error: ConfigError, path: str, version: int) -> None:
+        if self.said.get(path) != version:
+            self.said[path] = version
+            log.error("%s: %s (%s)", path, error, error.remedy or "mend the file")
+
+
+async def read_store(store: "StoreClient") -> Reading:
+    """Raises Unreachable, Refused (no replica runs)."""
+    status = await _listing(store, "ha")
+    nodes = await _listing(store, "nodes")
+    replica = await store.status()
+    leases = await store.list_leases()
+    files = {entry.path: entry for entry in (*status[0], *nodes[0])}
+    return Reading(files=files, applied_index=status[1], replica=replica, leases=leases)
+
+
+async def _listing(store: "StoreClient", path: str) -> tuple[tuple["store_pb2.Entry", ...], int]:
+    try:
+        found = await store.list(path, recursive=True, with_content=True)
+    except NotFound:
+        return (), 0
+    return found.entries, found.applied_index
+
+
+def manager_view(reading: Reading, identity: Identity, complaints: Complaints) -> View:
+    """Raises ConfigError when the manager's own status cannot be read."""
+    leases = {
+        lease.uid: Lease(lease.incarnation, lease.renewal, lease.fenced, lease.age_seconds)
+        for lease in reading.leases.leases
+    }
+    nodes = {
+        NodeName(member.name): Node(
+            name=NodeName(member.name),
+            uid=NodeUid(member.uid),
+            lease=leases.get(member.uid),
+            lrm=_lrm_status(reading, member.name, complaints),
+        )
+        for member in reading.replica.members
+    }
+    return View(
+        is_leader=reading.leases.leader,
+        is_quorate=reading.leases.quorate,
+        self_node=identity.node_name,
+        nodes=nodes,
+        resources=_resources(reading, complaints),
+        configs=_configs(reading),
+        status=parse_manager_status(reading.content(MANAGER_STATUS)),
+        status_version=reading.version(MANAGER_STATUS),
+    )
+
+
+async def local_view(
+    reading: Reading, identity: Identity, files: "KeeperFiles", complaints: Complaints
+) -> lrm.LocalView:
+    """Raises ConfigError when the manager's status cannot be read: its orders are unknown, nothing is begun or ended."""
+    registered = files.registered()
+    running = await asyncio.to_thread(running_guests, registered)
+    return lrm.LocalView(
+        node=identity.node_name,
+        lease=files.lease(identity.uid),
+        status=parse_manager_status(reading.content(MANAGER_STATUS)),
+        resources=_resources(reading, complaints) or {},
+        configs=frozenset(sid for sid, config in _configs(reading).items() if config.node == identity.name),
+        running=running,
+        written=_lrm_status(reading, identity.name, complaints),
+        registered=registered,
+    )
+
+
+def running_guests(sids: Iterable[str]) -> frozenset[str]:
+    """Guests of which a process is on this host, paused ones included."""
+    return frozenset(found.sid for found in scan(Guarded(sid) for sid in sids))
+
+
+def _resources(reading: Reading, complaints: Complaints) -> Mapping[Sid, Resource] | None:
+    try:
+        return parse_resources(reading.content(RESOURCES_CFG).decode())
+    except UnicodeDecodeError:
+        error = ConfigError("it is no text", path=RESOURCES_CFG)
+    except ConfigError as found:
+        error = found
+    complaints.say(error, RESOURCES_CFG, reading.version(RESOURCES_CFG))
+    return None
+
+
+def _lrm_status(reading: Reading, node: str, complaints: Complaints) -> LrmStatus:
+    """A damaged one counts as none: nothing is known of that node, so nothing of it is recovered."""
+    path = lrm_status_path(node)
+    try:
+        return parse_lrm_status(reading.content(path), path)
+    except ConfigError as error:
+        complaints.say(error, path, reading.version(path))
+        return LrmStatus()
+
+
+def _configs(reading: Reading) -> Mapping[Sid, Config]:
+    configs: dict[Sid, Config] = {}
+    for path, entry in reading.files.items():
+        if (guest := parse_config_path(path)) is not None:
+            configs[guest[0]] = Config(node=guest[1], version=entry.version)
+    return configs
+
+
+class GuestList(msgspec.Struct, frozen=True):
+    """guests.json: what the keeper shall guard. The keeper reads the same shape."""
+
+    revision: int = 0
+    guests: tuple[dict[str, str], ...] = ()
+
+
+class KeeperFiles:
+    """The two files between the keeper and us."""
+
+    def __init__(self, *, guests: Path = lease_state.GUESTS_FILE, state: Path = lease_state.STATE_FILE) -> None:
+        self._guests = guests
+        self._state = state
+
+    def lease(self, uid: str) -> lease_state.LeaseState:
+        """What the keeper says, as far as it is about this node's present identity."""
+        state = lease_state.read(self._state)
+        return state if state.uid == uid else lease_state.LeaseState(cause="the keeper has not seen this cluster yet")
+
+    def registered(self) -> tuple[str, ...]:
+        return tuple(guest["sid"] for guest in self._load().guests)
+
+    def register(self, sids: Iterable[str]) -> None:
+        revision = self._load().revision + 1
+        wanted = GuestList(revision, tuple({"sid": sid, "uuid": ""} for sid in sids))
+        write_atomically(self._guests, msgspec.json.encode(wanted), mode=0o600)
+
+    def _load(self) -> GuestList:
+        try:
+            return msgspec.json.decode(self._guests.read_bytes(), type=GuestList)
+        except (OSError, msgspec.DecodeError):
+            return GuestList()
