@@ -63,6 +63,7 @@ $(STAMP)/proto: $(PROTOS) $(STAMP)/packages
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --grpc_python_out=. \
 	    --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=quiet:. \
 	    --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=quiet:. $(PROTOS)
+	@echo '"""Messages and services, generated from proto/ by make proto; not to be edited."""' >kvorum/v1/__init__.py
 	@touch $@
 
 $(STAMP)/dev: $(STAMP)/proto

@@ -62,7 +62,9 @@ def parse_volid(text: str, *, field: str = "volume") -> tuple[str, str]:
     """A volume id `storage:name`: the storage and the name within it."""
     storage, colon, name = text.partition(":")
     if not colon or not _STORAGE_ID.fullmatch(storage) or not name or ".." in name.split("/") or name.startswith("/"):
-        raise InvalidInput(f"{text!r} is no volume id", field=field, remedy="write STORAGE:NAME, as in local:100/vm-100-disk-0.qcow2")
+        raise InvalidInput(
+            f"{text!r} is no volume id", field=field, remedy="write STORAGE:NAME, as in local:100/vm-100-disk-0.qcow2"
+        )
     return storage, name
 
 

@@ -188,7 +188,9 @@ class LibvirtLink:
         # Shielded: a thread cannot be cancelled, and its error must not be reported as never retrieved.
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
-            return await asyncio.wait_for(asyncio.shield(future), timeout_s)
+            # Not wait_for: before Python 3.12 it may swallow a cancel that comes together with the result.
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(future)
         except TimeoutError:
             raise Timeout(f"{subject}: libvirt did not answer within {timeout_s:.0f} s") from None
 
