@@ -45,18 +45,19 @@ system: $(STAMP)/system
 # asked of the system, not of a stamp: tools/system-setup returns at once when nothing is missing.
 $(STAMP)/system: tools/system-setup | $(VENV)
 	tools/system-setup
+	@mkdir -p $(@D)
 	@touch $@
 
 $(VENV):
 	@command -v $(PYTHON) >/dev/null || tools/system-setup
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || tools/system-setup
 	$(PYTHON) -m venv $(VENV)
-	mkdir -p $(STAMP)
 
 # --group needs a newer pip than Debian 12 has.
 $(STAMP)/packages: pyproject.toml $(STAMP)/system
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@mkdir -p $(@D)
 	@touch $@
 
 $(STAMP)/proto: $(PROTOS) $(STAMP)/packages
@@ -64,13 +65,16 @@ $(STAMP)/proto: $(PROTOS) $(STAMP)/packages
 	    --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --mypy_out=quiet:. \
 	    --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc --mypy_grpc_out=quiet:. $(PROTOS)
 	@echo '"""Messages and services, generated from proto/ by make proto; not to be edited."""' >kvorum/v1/__init__.py
+	@mkdir -p $(@D)
 	@touch $@
 
 $(STAMP)/dev: $(STAMP)/proto
+	@mkdir -p $(@D)
 	@touch $@
 
 # The npm package carries buf's binary.
 $(STAMP)/buf: $(STAMP)/packages
 	tools/system-setup check
 	npm install --silent --no-save --no-fund --no-audit --prefix .tools @bufbuild/buf@1.75.0
+	@mkdir -p $(@D)
 	@touch $@

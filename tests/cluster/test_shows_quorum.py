@@ -130,7 +130,7 @@ def test_any_two_of_five_may_die_and_a_third_stops_writes_but_no_reads(nodes: li
 
     second.start()
     for node in rest:
-        until(lambda node=node: is_quorate(node), f"{node.name} has a majority again")  # type: ignore[misc]
+        until(lambda node=node: is_quorate(node), f"{node.name} has a majority again")
     until(lambda: is_quorate(second), "the node that came back serves")
     write_everywhere([second, *rest], "three again")
     for node in (first, third):
