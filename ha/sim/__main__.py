@@ -1,0 +1,35 @@
+"""`python -m ha.sim`: runs seeds; the first that breaks a rule tells its story and the exit status is 1."""
+
+import argparse
+import sys
+import time
+
+from .world import simulate
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m ha.sim", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=200, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
+    parser.add_argument("--seed", type=int, default=None, help="only this one, with its story")
+    options = parser.parse_args()
+    seeds = range(options.first, options.first + options.seeds) if options.seed is None else (options.seed,)
+    began = time.monotonic()
+    starts = fences = 0
+    slowest_s = 0.0
+    for seed in seeds:
+        outcome = simulate(seed)
+        if outcome.violation or options.seed is not None:
+            print("\n".join(outcome.story))
+        if outcome.violation:
+            print(f"seed {seed}: {outcome.violation}")
+            return 1
+        starts, fences = starts + outcome.starts, fences + outcome.fences
+        slowest_s = max(slowest_s, outcome.rest_s)
+    spent_s = time.monotonic() - began
+    print(f"{len(seeds)} seeds hold: {starts} starts, {fences} fences, at rest after {slowest_s:.0f} s; {spent_s:.1f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,345 @@
+"""A model of one host: its clock, its keeper around the real core, its agent, the guests' processes and a watchdog.
+
+What runs here is what the checks are about. A process counts as running from the moment the guest may write to its disk
+until it is gone for good: a signal that was sent ends nothing yet, and one that hangs in the kernel outlives every signal
+but the host's reset. Some hosts have a watchdog device, whose time goes on while the host is frozen; on the others the
+first thing that happens after a freeze is the keeper's step, which stands for its real-time priority.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+from typing import Protocol
+
+from ha.keeper import core
+from ha.lease_state import LIVE, LeaseState, may_start
+from ha.leases import Profile
+from kvorum.errors import Fenced
+
+from .store import Acquire, Answer, Done, Refused, Renew, Store
+from .timeline import Timeline
+
+TICK_S = 0.1
+
+
+class Watcher(Protocol):
+    """The checks, as a host reports to them."""
+
+    def guest_runs(self, sid: str) -> None: ...
+    def guest_started(self, host: "Host", sid: str, incarnation: int) -> None: ...
+    def tell(self, line: str) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    # Not yet: it exists, and runs only after a second look at the lease.
+    is_starting: bool = True
+    is_paused: bool = False
+    is_dying: bool = False
+    hangs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """Of which this seed makes use; chances, not counts."""
+
+    start_fails: float = 0.0
+    kill_hangs: float = 0.0
+    # Mutations that the simulation must notice.
+    counts_from_reply: bool = False
+    rejoins_uncleared: bool = False
+
+
+@dataclass(eq=False)
+class Host:
+    name: str
+    timeline: Timeline
+    random: Random
+    watcher: Watcher
+    profile: Profile
+    has_watchdog: bool
+    faults: Faults = Faults()
+    offset: float = 0.0
+    rate: float = 1.0
+    is_up: bool = True
+    is_frozen: bool = False
+    boot: int = 1
+    # Set by the world.
+    store: Store = field(init=False)
+    # None while the keeper's process is dead.
+    keeper: core.State | None = None
+    keeper_life: int = 0
+    # /run/kvorum/keeper: gone after a boot.
+    published: LeaseState = field(default_factory=LeaseState)
+    guests_file: tuple[int, tuple[str, ...]] = (0, ())
+    processes: dict[str, Process] = field(default_factory=dict)
+    # What came to pass while it was frozen.
+    deferred: list[Callable[[], None]] = field(default_factory=list)
+    fed_at: float | None = None
+    bad_starts: set[str] = field(default_factory=set)
+    on_boot: Callable[[], None] = lambda: None
+    on_off: Callable[[], None] = lambda: None
+
+    def clock(self) -> float:
+        """CLOCK_BOOTTIME, but for its start; the nodes' clocks drift and have nothing in common."""
+        return self.offset + self.timeline.now * self.rate
+
+    def after(self, delay_s: float, thunk: Callable[[], None]) -> None:
+        """On this host: waits while it is frozen, and is lost with the power."""
+        boot = self.boot
+
+        def run() -> None:
+            if self.boot != boot or not self.is_up:
+                return
+            if self.is_frozen:
+                self.deferred.append(run)
+                return
+            thunk()
+
+        self.timeline.after(delay_s, run)
+
+    # Power
+
+    def power_off(self, why: str) -> None:
+        if not self.is_up:
+            return
+        self.watcher.tell(f"{self.name}: power off ({why})")
+        self.boot += 1
+        self.is_up = self.is_frozen = False
+        self.processes.clear()
+        self.deferred.clear()
+        self.keeper, self.fed_at = None, None
+        self.published, self.guests_file = LeaseState(), (0, ())
+        self.store.restart(self.name)
+        self.on_off()
+
+    def power_on(self) -> None:
+        if self.is_up:
+            return
+        self.watcher.tell(f"{self.name}: boots")
+        self.is_up = True
+        self.start_keeper()
+        self.on_boot()
+
+    def freeze(self) -> None:
+        if self.is_up and not self.is_frozen:
+            self.watcher.tell(f"{self.name}: frozen")
+            self.is_frozen = True
+
+    def thaw(self) -> None:
+        if not self.is_frozen:
+            return
+        self.watcher.tell(f"{self.name}: thawed")
+        self.is_frozen = False
+        waiting, self.deferred = self.deferred, []
+        # What came in meanwhile, in order; a keeper's thread may see an answer before it sees the time.
+        if self.random.random() < 0.5:
+            self.tick()
+        for thunk in waiting:
+            thunk()
+        self.tick()
+        for sid in sorted(self.processes):
+            self.watcher.guest_runs(sid)
+
+    # The keeper
+
+    def start_keeper(self) -> None:
+        if self.keeper is not None:
+            return
+        self.keeper_life += 1
+        self.keeper = core.initial(self.published, self.clock(), self.profile, uid=self.name)
+        if self.faults.rejoins_uncleared and self.keeper.phase != LIVE:
+            self.keeper = core.State()
+        self._tick_again(self.keeper_life)
+
+    def kill_keeper(self) -> None:
+        self.watcher.tell(f"{self.name}: keeper killed")
+        self.keeper = None
+
+    def _tick_again(self, life: int) -> None:
+        if self.keeper is not None and self.keeper_life == life:
+            self.tick()
+            self.after(TICK_S * self.random.uniform(0.9, 1.2), partial(self._tick_again, life))
+
+    def tick(self) -> None:
+        if self.keeper is None:
+            return
+        revision, sids = self.guests_file
+        if revision != self.keeper.guests_revision:
+            self._step(core.GuestsLoaded(revision, sids))
+        if self.keeper is None:
+            return
+        is_left = any(sid in self.keeper.sids for sid in self.processes)
+        if self.faults.rejoins_uncleared:
+            is_left = False
+        self._step(core.Tick(None if self.keeper.phase == LIVE else is_left))
+
+    def _step(self, event: core.Event) -> None:
+        if self.keeper is None:
+            return
+        before = self.keeper
+        self.keeper, actions = core.step(before, event, self.clock(), self.profile)
+        if before.phase != self.keeper.phase:
+            self.watcher.tell(f"{self.name}: keeper {before.phase} => {self.keeper.phase} ({self.keeper.cause})")
+        for action in actions:
+            self._perform(action)
+        if self.keeper is not None:
+            self.published = core.published(self.keeper, self.profile, boot_id="", uid=self.name)
+
+    def _perform(self, action: core.Action) -> None:
+        assert self.keeper is not None
+        guarded = [sid for sid in self.keeper.sids if sid in self.processes]
+        match action:
+            case core.Renew() | core.Acquire():
+                self._call(action)
+            case core.Pause():
+                for sid in guarded:
+                    self.processes[sid].is_paused = True
+            case core.Resume():
+                for sid in guarded:
+                    self.processes[sid].is_paused = False
+                    self.watcher.guest_runs(sid)
+            case core.Kill():
+                for sid in guarded:
+                    self.end(sid)
+            case core.PetWatchdog():
+                self._feed(bool(self.keeper.sids))
+            case core.ResetHost():
+                self._reset(action.cause)
+
+    def _call(self, action: core.Renew | core.Acquire) -> None:
+        sent_at, life = self.clock(), self.keeper_life
+
+        def answered(answer: Answer) -> None:
+            self.after(0.0, partial(self._answered, life, action, sent_at, answer))
+
+        command = Acquire(self.name) if isinstance(action, core.Acquire) else Renew(self.name, action.incarnation)
+        self.store.propose(self.name, command, answered, deadline_s=self.profile.call_deadline_s)
+
+    def _answered(self, life: int, action: core.Renew | core.Acquire, sent_at: float, answer: Answer) -> None:
+        if life != self.keeper_life or self.keeper is None:
+            return
+        if self.faults.counts_from_reply:
+            sent_at = self.clock()
+        match answer, action:
+            case Done(), core.Acquire():
+                self.tick()
+                self._step(core.Acquired(sent_at, answer.number))
+            case Done(), core.Renew():
+                self._step(core.Renewed(sent_at, action.incarnation))
+            case Refused("fenced"), core.Renew():
+                self._step(core.Refused(sent_at, action.incarnation))
+            case _:
+                self._step(core.Failed("no answer"))
+
+    def _feed(self, is_guarding: bool) -> None:
+        if not self.has_watchdog or not is_guarding:
+            self.fed_at = None
+            return
+        is_armed = self.fed_at is not None
+        self.fed_at = self.clock()
+        if not is_armed:
+            self._watch(self.boot)
+
+    def _watch(self, boot: int) -> None:
+        """The device: no part of the host, so it does not freeze with it."""
+        if self.boot != boot or self.fed_at is None:
+            return
+        if self.clock() - self.fed_at > self.profile.watchdog_s:
+            self._reset("watchdog")
+        else:
+            self.timeline.after(0.1, partial(self._watch, boot))
+
+    def _reset(self, why: str) -> None:
+        boot = self.boot
+
+        def off() -> None:
+            if self.boot == boot:
+                self.power_off(why)
+                self.timeline.after(self.random.uniform(3, 8), self.power_on)
+
+        self.timeline.after(self.random.uniform(0, self.profile.reset_s * 0.8), off)
+
+    # Guests
+
+    def is_running(self, sid: str) -> bool:
+        """May it write to its disk at this moment?"""
+        process = self.processes.get(sid)
+        if process is None or process.is_starting or not self.is_up or self.is_frozen:
+            return False
+        return process.hangs or not process.is_paused
+
+    def end(self, sid: str) -> None:
+        process = self.processes.get(sid)
+        if process is None or process.is_dying:
+            return
+        process.is_dying = True
+        if self.random.random() < self.faults.kill_hangs and self.has_watchdog:
+            process.hangs = True
+            self.watcher.tell(f"{self.name}: {sid} does not die")
+            self.watcher.guest_runs(sid)
+            return
+        self.after(self.random.uniform(0, 0.2), partial(self._gone, sid, process))
+
+    def crash_guest(self, sid: str) -> None:
+        process = self.processes.get(sid)
+        if process is not None and not process.is_dying:
+            self.watcher.tell(f"{self.name}: {sid} crashes")
+            del self.processes[sid]
+
+    def _gone(self, sid: str, process: Process) -> None:
+        if self.processes.get(sid) is process:
+            del self.processes[sid]
+
+    def start(self, sid: str, incarnation: int | None, done: Callable[[str], None]) -> None:
+        """The agent's: looks at the lease before there is a process, and again before it runs. `None`: not HA's."""
+        if (why := self._refusal(sid, incarnation)) or sid in self.processes:
+            self.after(0.01, partial(done, why or "it runs already"))
+            return
+        self.after(self.random.uniform(0.02, 0.3), partial(self._fork, sid, incarnation, done))
+
+    def _refusal(self, sid: str, incarnation: int | None) -> str:
+        if incarnation is None:
+            return ""
+        try:
+            may_start(self.published, self.clock(), sid, incarnation=incarnation)
+        except Fenced as error:
+            return str(error)
+        return ""
+
+    def _fork(self, sid: str, incarnation: int | None, done: Callable[[str], None]) -> None:
+        if sid in self.processes:
+            done("it runs already")
+            return
+        process = self.processes[sid] = Process()
+        self.after(self.random.uniform(0.05, 1.5), partial(self._let_run, sid, process, incarnation, done))
+
+    def _let_run(self, sid: str, process: Process, incarnation: int | None, done: Callable[[str], None]) -> None:
+        if self.processes.get(sid) is not process or process.is_dying:
+            done("it ended while it started")
+            return
+        fails = sid in self.bad_starts or self.random.random() < self.faults.start_fails
+        if why := "it fails" if fails else self._refusal(sid, incarnation):
+            self._gone(sid, process)
+            done(why)
+            return
+        process.is_starting = False
+        if incarnation is not None:
+            self.watcher.guest_started(self, sid, incarnation)
+        self.watcher.tell(f"{self.name}: {sid} runs")
+        self.watcher.guest_runs(sid)
+        done("")
+
+    def stop(self, sid: str, done: Callable[[str], None]) -> None:
+        process = self.processes.get(sid)
+
+        def gone() -> None:
+            if process is not None:
+                self._gone(sid, process)
+            done("")
+
+        if process is not None and process.hangs:
+            self.after(2.0, partial(done, "it does not die"))
+            return
+        self.after(self.random.uniform(0.05, 1.5), gone)
