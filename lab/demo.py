@@ -80,7 +80,7 @@ def main() -> int:
 
 
 def tell_all(story: Story, lab: Lab) -> None:
-    lab.up(3, progress=lambda line: story.tell(line.partition("  ")[2].strip()))
+    lab.up(3, progress=lambda line: story.tell(line.strip().partition("  ")[2]))
     n1, n2, n3 = lab.nodes
     share_a_file(story, n1, n3)
     with SingleRunWatch(lab.layout) as watch, client_of(n1) as client:

@@ -8,7 +8,7 @@ from agent.guests.driver import RunState
 from agent.inventory import GuestFile
 from agent.tasks import TaskHandle
 from ha import lease_state
-from kvorum.errors import Refused, Timeout
+from kvorum.errors import Fenced, Refused, Timeout
 from kvorum.ids import Vmid
 
 from .host import Host, resolve
@@ -35,16 +35,30 @@ async def start_now(host: Host, handle: TaskHandle, file: GuestFile) -> None:
     storages = await host.storages()
     guest = resolve(file, storages)
     # Last, so that as little time as possible passes between the look at the lease and the start.
-    await check_lease(host, file)
+    incarnation = await check_lease(host, file)
     handle.progress(-1.0, "start")
     await host.drivers[file.kind].start(guest)
+    if incarnation is not None:
+        await _confirm(host, file, incarnation)
     handle.log(f"guest {file.vmid} runs (generation {file.generation})")
 
 
-async def check_lease(host: Host, file: GuestFile) -> None:
-    """Raises Fenced when HA manages the guest and this node may not run it now."""
-    if await host.is_ha_managed(file):
-        lease_state.may_start(host.lease(), host.boottime(), file.sid)
+async def check_lease(host: Host, file: GuestFile) -> int | None:
+    """The lease's incarnation; None when HA does not manage the guest. Raises Fenced when this node may not run it now."""
+    if not await host.is_ha_managed(file):
+        return None
+    lease = host.lease()
+    lease_state.may_start(lease, host.boottime(), file.sid)
+    return lease.incarnation
+
+
+async def _confirm(host: Host, file: GuestFile, incarnation: int) -> None:
+    """A start may take so long that the lease ran out meanwhile and the guest was recovered elsewhere: then it ends here."""
+    try:
+        lease_state.may_start(host.lease(), host.boottime(), file.sid, incarnation=incarnation)
+    except Fenced:
+        await host.drivers[file.kind].stop(file.vmid)
+        raise
 
 
 async def shutdown_guest(

@@ -3,6 +3,7 @@ import random
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from unit.operations.operation_fakes import FakeDriver, FakeHandle, FakeStorages, FakeStore, fake_host
 
 from agent.guests.driver import RunState
@@ -72,6 +73,20 @@ async def test_an_ha_guest_starts_only_under_a_live_lease_of_a_keeper_that_guard
     assert not driver.started
     await start_guest(fake_host(FakeStore({PATH: "", **HA}), driver=driver, lease=LIVE), FakeHandle(), VMID, by_ha=True)
     assert driver.started
+
+
+async def test_an_ha_guest_whose_start_outlasts_its_lease_is_ended_again() -> None:
+    driver = FakeDriver()
+    host = fake_host(FakeStore({PATH: "", **HA}), driver=driver)
+    host.lease = lambda: LIVE
+
+    def overtaken() -> None:
+        host.lease = lambda: replace(LIVE, incarnation=LIVE.incarnation + 1)
+
+    driver.on_running = overtaken
+    with pytest.raises(Fenced):
+        await start_guest(host, FakeHandle(), VMID, by_ha=True)
+    assert driver.started and VMID not in driver.states
 
 
 async def test_ha_may_ask_twice_and_a_person_is_told() -> None:
