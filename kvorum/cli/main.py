@@ -79,14 +79,17 @@ def root(ctx: click.Context, target: str, credentials: str, timeout_s: float) ->
       kvorum cluster token                  let another node in
       kvorum guest list                     what runs where
       kvorum vm migrate 100 n2              move a running VM to node n2
+
+    \b
+    Exit codes: 0 done, 1 failed, 2 wrong input, 3 not found, 4 refused by the present state, 5 no quorum,
+    6 not permitted, 7 unreachable, 8 no answer in time, 9 the task failed, 10 cancelled, 130 interrupted.
     """
     ctx.obj = Session(target=target, credentials=credentials, timeout_s=timeout_s)
     ctx.call_on_close(ctx.obj.close)
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 done; 1 failed; 2 wrong input; 3 not found; 4 refused by the present state; 5 no quorum;
-    6 not permitted; 7 unreachable; 8 no answer in time; 9 the task failed; 10 cancelled; 130 interrupted."""
+    """Entry point; the exit codes are those that the help of `root` promises."""
     try:
         root.main(prog_name="kvorum", standalone_mode=False)
     except Exit as leave:
