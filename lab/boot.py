@@ -144,6 +144,8 @@ def environment(node: NodeLayout) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         **settings,
         "KVORUM_LAB": node.lab.name,
+        # A node is no host with a device of its own: see lab.watchdog.
+        "KVORUM_WATCHDOG": str(node.watchdog_socket),
     }
 
 

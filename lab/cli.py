@@ -296,6 +296,7 @@ def status_rows(found: Mapping[str, Any]) -> tuple[list[tuple[str, str, str, str
     rows = []
     for node in found["nodes"]:
         state = node["state"] + (", cut off" if node["is_cut"] else "")
+        state += f" ({node['cause']})" if node.get("cause") else ""
         units = " ".join(f"{unit['unit'].removeprefix('kvorum-')}:{unit['state']}" for unit in node["units"])
         rows.append((node["name"], node["address"], state, units))
     notes = [f"{sender} cannot send to {receiver}" for sender, receiver in found["cuts"]]

@@ -9,23 +9,34 @@
 `up` and `down` may be interrupted anywhere and repeated: everything a lab makes is found again by its name.
 """
 
-import contextlib
-import fcntl
-import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
-from kvorum.errors import AlreadyExists, Locked, NotFound
+from kvorum.errors import AlreadyExists, NotFound
 from kvorum.node import write_atomically
-from lab import boot, capabilities, cgroups, forming, leftovers, processes, programs, relay, requirements, syscalls
+from lab import (
+    boot,
+    capabilities,
+    cgroups,
+    forming,
+    leftovers,
+    processes,
+    programs,
+    relay,
+    requirements,
+    syscalls,
+    watchdog_control,
+)
 from lab.images import provide
 from lab.layout import BASE, LabLayout, parse_node
+from lab.locks import held
 from lab.node import Node
 from lab.switch import Switch
 
@@ -124,8 +135,10 @@ class Lab:
             boot.install(node.layout)
             capabilities.install(node.layout)
             booting.append(boot.Booting(node.layout, switch_pid=switch_pid))
+        watchdog_control.ensure(self.layout)
         for one in booting:
             one.wait()
+        watchdog_control.wait_ready(self.layout)
 
     def _destroy(self) -> None:
         """Processes first, by cgroup: nothing else can go while they live, and nothing of them needs its records."""
@@ -166,6 +179,7 @@ class Lab:
             "directory": str(self.layout.directory),
             "nodes": [self._node_status(node, isolated) for node in self.nodes],
             "cuts": sorted([ports.get(a, a), ports.get(b, b)] for a, b in cut),
+            "watchdog": "on" if watchdog_control.is_on(self.layout) else "off",
             "published": [msgspec.to_builtins(one) for one in relay.published(self.layout)],
         }
 
@@ -176,6 +190,7 @@ class Lab:
             "name": node.name,
             "address": node.address,
             "state": "frozen" if is_frozen else "on" if is_on else "off",
+            "cause": "" if is_on else watchdog_control.cause(node.layout),
             "pid": node.pid if is_on else None,
             "is_cut": node.layout.switch_port in isolated,
             "units": node.units() if is_on and not is_frozen else [],
@@ -190,24 +205,9 @@ class Lab:
     def _write_state(self, state: LabState) -> None:
         write_atomically(self.layout.state_file, msgspec.json.encode(state))
 
-    @contextlib.contextmanager
-    def _lock(self, *, timeout_s: float = 60.0) -> Iterator[None]:
-        """One `up` or `down` of this lab at a time; the kernel lets go of it when we die. Raises Locked."""
-        self.layout.lock_file.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.layout.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        deadline = time.monotonic() + timeout_s
-        try:
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise Locked(f"lab {self.layout.name!r} is being brought up or down by somebody else") from None
-                    time.sleep(0.1)
-            yield
-        finally:
-            os.close(handle)
+    def _lock(self) -> AbstractContextManager[None]:
+        """One `up` or `down` of this lab at a time. Raises Locked."""
+        return held(self.layout.lock_file, f"lab {self.layout.name!r} is being brought up or down by somebody else")
 
 
 def find_labs(base: Path = BASE) -> list[str]:

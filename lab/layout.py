@@ -83,6 +83,21 @@ class NodeLayout:
         return self.directory / "init.json"
 
     @property
+    def power_lock(self) -> Path:
+        """Held while the node's power is switched or its freezer turned: people and its watchdog both do."""
+        return self.lab.lock_file.with_name(f"kvorum-lab.{self.lab.name}.{self.name}.lock")
+
+    @property
+    def watchdog_socket(self) -> Path:
+        """The node's keeper feeds it; the same path inside and outside."""
+        return self.directory / "watchdog.sock"
+
+    @property
+    def watchdog_note(self) -> Path:
+        """Why the watchdog cut the power, in one line; gone when the node is powered on again."""
+        return self.directory / "watchdog.txt"
+
+    @property
     def boot_file(self) -> Path:
         return self.directory / "boot.json"
 
@@ -125,6 +140,19 @@ class LabLayout:
     @property
     def switch_record(self) -> Path:
         return self.directory / "switch.json"
+
+    @property
+    def watchdog_record(self) -> Path:
+        return self.directory / "watchdog.json"
+
+    @property
+    def watchdog_log(self) -> Path:
+        return self.directory / "watchdog.log"
+
+    @property
+    def watchdog_cgroup(self) -> str:
+        """None of a node's: it must go on while the node is frozen."""
+        return f"{self.cgroup_prefix}watchdog"
 
     @property
     def lock_file(self) -> Path:

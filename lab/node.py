@@ -10,13 +10,15 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from kvorum.errors import CommandFailed, InvalidInput, NotFound, Refused, Timeout, Unreachable
-from lab import boot, cgroups, processes, relay
+from lab import boot, cgroups, processes, relay, watchdog_control
 from lab.layout import INIT_SOCKET, NodeLayout
+from lab.locks import held
 from lab.switch import Switch
 
 # A daemon that ended so often will not come up by itself.
@@ -41,7 +43,10 @@ class Node:
         """PID 1 of the node as the machine sees it. Raises NotFound when the node is off."""
         noted = processes.recall(self.layout.record)
         if noted is None:
-            raise NotFound(f"node {self.name} is off", remedy=f"run 'kvorum lab start {self.name}'")
+            cause = watchdog_control.cause(self.layout)
+            raise NotFound(
+                f"node {self.name} is off{cause and f': {cause}'}", remedy=f"run 'kvorum lab start {self.name}'"
+            )
         return noted.pid
 
     @property
@@ -109,14 +114,30 @@ class Node:
 
     def start(self) -> None:
         """Power on; the disk is as the last power cut left it. Raises Refused when it is on."""
-        if self.is_on:
-            raise Refused(f"node {self.name} is on")
-        cgroups.destroy(self.layout.cgroup)
-        boot.install(self.layout)
-        boot.Booting(self.layout, switch_pid=Switch(self.layout.lab).pid).wait()
+        with self._power():
+            if self.is_on:
+                raise Refused(f"node {self.name} is on")
+            cgroups.destroy(self.layout.cgroup)
+            boot.install(self.layout)
+            watchdog_control.ensure(self.layout.lab)
+            watchdog_control.switch_off(self.layout)
+            boot.Booting(self.layout, switch_pid=Switch(self.layout.lab).pid).wait()
 
     def kill(self) -> None:
         """Power cut: at once, without a last instruction of anything on the node. Off already is fine."""
+        with self._power():
+            self._cut_power()
+
+    def kill_unless_fed(self, is_still_due: Callable[[], bool], note: str) -> bool:
+        """For its watchdog: as `kill`, with a note of the cause, if it is on and due once nobody else has its power."""
+        with self._power():
+            if not self.is_on or not is_still_due():
+                return False
+            self.layout.watchdog_note.write_text(note)
+            self._cut_power()
+            return True
+
+    def _cut_power(self) -> None:
         noted = processes.recall(self.layout.record)
         # The cable first: dying processes close their connections, and a host without power says no farewell.
         with contextlib.suppress(NotFound):
@@ -128,12 +149,17 @@ class Node:
 
     def freeze(self) -> None:
         """Stop every process of the node where it is, guests included; its clocks go on."""
-        assert self.pid
-        cgroups.freeze(self.layout.cgroup)
+        with self._power():
+            assert self.pid
+            cgroups.freeze(self.layout.cgroup)
 
     def thaw(self) -> None:
-        assert self.pid
-        cgroups.thaw(self.layout.cgroup)
+        with self._power():
+            assert self.pid
+            cgroups.thaw(self.layout.cgroup)
+
+    def _power(self) -> AbstractContextManager[None]:
+        return held(self.layout.power_lock, f"somebody else switches the power of {self.name}")
 
     # Units
 

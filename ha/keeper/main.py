@@ -104,7 +104,8 @@ class Keeper:
         self._state = core.initial(read(STATE_FILE), boottime(), profile, uid=uid)
         self._published: LeaseState | None = None
         self._loaded: tuple[int, int] = (0, 0)
-        self._is_armed = False
+        # None: as the keeper before left it.
+        self._is_armed: bool | None = None
         self._look_again_at = 0.0
         self._stopping = threading.Event()
         self._last_failure = ""
@@ -186,7 +187,7 @@ class Keeper:
         if self._state.sids and not self._is_armed:
             self._watchdog.arm(self._profile.watchdog_s)
             self._is_armed = True
-        elif not self._state.sids and self._is_armed:
+        elif not self._state.sids and self._is_armed is not False:
             self._watchdog.disarm()
             self._is_armed = False
         self._watchdog.pet()
@@ -274,6 +275,7 @@ def main() -> None:
             keeper.clear()
             if not stopped.is_set():
                 log.info("this node has left its cluster")
+                watchdog.disarm()
                 STATE_FILE.unlink(missing_ok=True)
         stopped.wait(IDENTITY_POLL_S)
 

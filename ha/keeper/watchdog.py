@@ -1,21 +1,28 @@
-"""The last resort: a device, or else a system call, that ends the host when guests cannot be ended.
+"""The last resort: a device, a supervisor, or else a system call, that ends the host when guests cannot be ended.
 
-A watchdog works even when the keeper does not; a system call only when it does. Without a device a keeper that dies for
-good leaves guests unguarded, so its absence is said loudly at the start.
+A watchdog works even when the keeper does not; a system call only when it does. Without a device or a supervisor a keeper
+that dies for good leaves guests unguarded, so their absence is said loudly at the start.
 """
 
 import ctypes
 import fcntl
 import logging
 import os
+import socket
 import struct
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from ha.lease_state import boottime
+
 log = logging.getLogger(__name__)
 
 DEVICE = Path("/dev/watchdog")
+# Names the socket of the supervisor that is this host's watchdog.
+VARIABLE = "KVORUM_WATCHDOG"
+# The guard loop turns faster than anybody needs to hear: a supervisor that is held up finds few datagrams waiting.
+PET_PERIOD_S = 0.25
 # linux/watchdog.h
 _WDIOC_SETTIMEOUT = 0xC0045706
 # linux/reboot.h
@@ -63,7 +70,12 @@ class Device:
     def arm(self, timeout_s: float) -> None:
         if self._handle is not None:
             return
-        self._handle = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            self._handle = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError as error:
+            # Guarding without it is better than not guarding; EBUSY: systemd or another program has it.
+            log.error("NO WATCHDOG: %s cannot be opened: %s", self._path, error.strerror)
+            return
         granted = struct.unpack("I", fcntl.ioctl(self._handle, _WDIOC_SETTIMEOUT, struct.pack("I", int(timeout_s))))[0]
         if granted > timeout_s:
             log.error(
@@ -87,7 +99,71 @@ class Device:
         reboot()
 
 
+class Supervisor:
+    """The watchdog of a host that is itself a container or a set of namespaces: whoever runs it ends it from outside.
+
+    Datagrams to a UNIX socket: `alive UNTIL` (boot-time second of this kernel at which to end the host, unless told
+    otherwise before), `off`, `reset`. They carry their own time, so that one that waits in the queue grants no more time
+    than was meant. Sending never waits; without a listener it is said once, and tried again with each ping.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._timeout_s = 0.0
+        self._pet_at = 0.0
+        self._socket: socket.socket | None = None
+        self._is_heard = True
+
+    def arm(self, timeout_s: float) -> None:
+        if not self._timeout_s:
+            log.info("watchdog armed: %s s without a ping end this host from outside", timeout_s)
+        self._timeout_s = timeout_s
+        self._pet_at = 0.0
+        self.pet()
+
+    def pet(self) -> None:
+        now = boottime()
+        if self._timeout_s and now >= self._pet_at:
+            self._pet_at = now + PET_PERIOD_S
+            self._send(f"alive {now + self._timeout_s:.3f}")
+
+    def disarm(self) -> None:
+        self._timeout_s = 0.0
+        self._send("off")
+
+    def reset(self) -> None:
+        self._send("reset")
+        reboot()
+
+    def _send(self, text: str) -> None:
+        try:
+            if self._socket is None:
+                self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+                self._socket.setblocking(False)
+                self._socket.connect(str(self._path))
+            self._socket.send(text.encode())
+        except BlockingIOError:
+            return  # its queue is full of earlier pings, which it has yet to read
+        except OSError as error:
+            self._forget_socket()
+            if self._is_heard:
+                log.error("NO WATCHDOG: %s does not answer: %s", self._path, error)
+            self._is_heard = False
+            return
+        if not self._is_heard:
+            log.info("the watchdog at %s answers again", self._path)
+        self._is_heard = True
+
+    def _forget_socket(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
 def find(path: Path = DEVICE) -> Watchdog:
+    """The supervisor that runs this host, if it says so; else the device; else nothing but a system call."""
+    if supervisor := os.environ.get(VARIABLE):
+        return Supervisor(Path(supervisor))
     if path.is_char_device():
         return Device(path)
     log.warning(
