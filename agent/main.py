@@ -16,6 +16,7 @@ from kvorum.errors import KvorumError
 from kvorum.node import AGENT_PORT
 
 from .context import AgentContext, Paths
+from .tls_version import require_tls_1_3
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.umask(0o022)
     # Read when gRPC is imported: each refused handshake would be a line of C++ in our log otherwise.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    require_tls_1_3()
     try:
         asyncio.run(run(options))
     except KvorumError as error:
@@ -44,9 +46,6 @@ async def run(options: argparse.Namespace) -> None:
     from agent.tasks import TaskRunner
     from clusterfs.client import StoreClient
 
-    from .server import require_tls_1_3
-
-    require_tls_1_3()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

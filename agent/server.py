@@ -28,9 +28,6 @@ log = logging.getLogger(__name__)
 MESSAGE_MAX_BYTES = 4 * 1024 * 1024
 STOP_GRACE_S = 1.0
 
-# No suite of TLS 1.2 works with our keys (they are not RSA), so that 1.3, whose suites are not chosen here, is all that is left.
-TLS_1_3_ONLY = {"GRPC_SSL_CIPHER_SUITES": "ECDHE-RSA-AES256-GCM-SHA384"}
-
 OPTIONS: list[tuple[str, int]] = [
     # A second agent must fail to start, not share the port.
     ("grpc.so_reuseport", 0),
@@ -42,11 +39,6 @@ OPTIONS: list[tuple[str, int]] = [
     ("grpc.http2.min_recv_ping_interval_without_data_ms", KEEPALIVE_S * 500),
     ("grpc.keepalive_permit_without_calls", 1),
 ]
-
-
-def require_tls_1_3() -> None:
-    """For this process, before its first secure channel or port: gRPC reads this once and has no other switch."""
-    os.environ.update(TLS_1_3_ONLY)
 
 
 class Services:

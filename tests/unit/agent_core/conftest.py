@@ -13,15 +13,12 @@ import pytest_asyncio
 
 from agent.assembly import Agent
 from agent.context import Paths
-from agent.server import require_tls_1_3
 from kvorum import errors
 from kvorum.node import Pki
 from kvorum.rpc import from_rpc_error, to_status
 from kvorum.v1 import replica_pb2, replica_pb2_grpc, store_pb2, store_pb2_grpc
 from kvorum.v1.cluster_pb2_grpc import ClusterServiceStub
 from kvorum.v1.store_pb2_grpc import StoreServiceStub
-
-require_tls_1_3()
 
 
 class FakeStore:
