@@ -73,9 +73,12 @@ def decide(view: View, now: float) -> Decision:
     services: dict[str, Service] = {}
     journal: list[str] = []
     loads = _loads(view)
-    for sid in sorted(resources):
+    for sid in sorted({*resources, *(Sid(known) for known in old)}):
         entry = old.get(sid)
-        service = _Resource(view, resources[sid], now, loads).settle(entry)
+        if sid in resources:
+            service = _Resource(view, resources[sid], now, loads).settle(entry)
+        else:
+            service = _Resource(view, Resource(sid), now, loads).leave(old[sid])
         if service is None:
             continue
         services[sid] = service
@@ -145,6 +148,18 @@ class _Resource:
                 return service
             service = following
         return service
+
+    def leave(self, service: Service) -> Service | None:
+        """No resource any more. Its order is forgotten only when nothing can run away from where its file lies.
+
+        Else the same guest, made a resource again, would be a new one that nobody knows to run anywhere.
+        """
+        place = self.place()
+        if not place or place == service.node or self.released(service):
+            return None
+        if self.is_lost(service):
+            return self.turn(service, State.fence, self.silence(service))
+        return service if service.state is State.migrate else self.order_release(service, place)
 
     # What the states ask
 

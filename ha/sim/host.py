@@ -3,7 +3,8 @@
 What runs here is what the checks are about. A process counts as running from the moment the guest may write to its disk
 until it is gone for good: a signal that was sent ends nothing yet, and one that hangs in the kernel outlives every signal
 but the host's reset. Some hosts have a watchdog device, whose time goes on while the host is frozen; on the others the
-first thing that happens after a freeze is the keeper's step, which stands for its real-time priority.
+first thing that happens after a freeze is the keeper's step, which stands for its real-time priority; what it kills then
+was frozen for so long that nothing of it is on its way to a disk.
 """
 
 from collections.abc import Callable
@@ -64,6 +65,7 @@ class Host:
     rate: float = 1.0
     is_up: bool = True
     is_frozen: bool = False
+    is_thawing: bool = False
     boot: int = 1
     # Set by the world.
     store: Store = field(init=False)
@@ -131,7 +133,7 @@ class Host:
         if not self.is_frozen:
             return
         self.watcher.tell(f"{self.name}: thawed")
-        self.is_frozen = False
+        self.is_frozen, self.is_thawing = False, True
         waiting, self.deferred = self.deferred, []
         # What came in meanwhile, in order; a keeper's thread may see an answer before it sees the time.
         if self.random.random() < 0.5:
@@ -139,6 +141,7 @@ class Host:
         for thunk in waiting:
             thunk()
         self.tick()
+        self.is_thawing = False
         for sid in sorted(self.processes):
             self.watcher.guest_runs(sid)
 
@@ -279,6 +282,9 @@ class Host:
             process.hangs = True
             self.watcher.tell(f"{self.name}: {sid} does not die")
             self.watcher.guest_runs(sid)
+            return
+        if self.is_thawing:
+            del self.processes[sid]
             return
         self.after(self.random.uniform(0, 0.2), partial(self._gone, sid, process))
 

@@ -229,6 +229,9 @@ class Store:
         replica.believes_to_lead = replica.is_quorate = False
         now = self._clock(name)
         replica.renewed_at = dict.fromkeys(replica.state.leases, now)
+        if self.leader == name:
+            self.leader, self._leaderless_since = None, self._timeline.now
+            self._election_s = self._random.uniform(*ELECTION_S)
 
     def _delay(self) -> float:
         if self.slowness and self._random.random() < self.slowness:
