@@ -3,7 +3,8 @@
 It believes nobody: it reads the machine's own process table, where the processes of all nodes show, with the node in their
 control group. A stopped (SIGSTOP) or frozen process does not run. While a VM migrates, the target's QEMU waits for it
 (`-incoming`) beside the source's; that pair is no double run, since QEMU lets the target's processor go only after the
-source's is gone, and is told apart by that argument. The judgement is pure (`verdict`); sampling is a thread.
+source's is gone, and is told apart by that argument. A QEMU keeps the argument for life: once it was seen alone it has arrived,
+and counts like any other. The judgement is pure (`verdict`); sampling is a thread.
 """
 
 import re
@@ -39,15 +40,19 @@ class Sample:
 
 
 def verdict(samples: Iterable[Sample]) -> list[str]:
-    """A line for each guest that ran on two nodes at one time; empty when all is well."""
+    """A line for each guest that ran on two nodes at one time; empty when all is well. `samples` in order of time."""
     found: dict[tuple[str, frozenset[str]], float] = {}
+    arrived: set[Run] = set()
     for sample in samples:
+        arrived &= sample.runs
         by_sid: dict[str, set[Run]] = {}
         for run in sample.runs:
             by_sid.setdefault(run.sid, set()).add(run)
         for sid, runs in by_sid.items():
-            own = {run.node for run in runs if not run.is_incoming}
-            waiting = {run.node for run in runs if run.is_incoming}
+            if len(runs) == 1:
+                arrived |= runs
+            own = {run.node for run in runs if not run.is_incoming or run in arrived}
+            waiting = {run.node for run in runs} - own
             if len(own) > 1 or len(waiting) > 1:
                 found.setdefault((sid, frozenset(own | waiting)), sample.time_s)
     return [f"{sid} ran on {' and '.join(sorted(nodes))} at {time_s:.2f} s" for (sid, nodes), time_s in found.items()]

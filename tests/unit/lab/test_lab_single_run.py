@@ -23,6 +23,17 @@ def test_the_waiting_target_of_a_migration_is_no_second_run() -> None:
     assert verdict(samples({VM1}, {VM1, ARRIVING}, {ARRIVING})) == []
 
 
+def test_a_guest_that_has_migrated_can_migrate_again() -> None:
+    onwards = Run("vm:100", "n3", is_incoming=True)
+    assert verdict(samples({VM1}, {VM1, ARRIVING}, {ARRIVING}, {ARRIVING, onwards}, {onwards})) == []
+
+
+def test_a_guest_that_has_migrated_is_a_run_like_any_other() -> None:
+    history = samples({VM1}, {VM1, ARRIVING}, {ARRIVING}, {VM1, ARRIVING})
+    assert verdict(history[:3]) == []
+    assert verdict(history) == ["vm:100 ran on n1 and n2 at 3.00 s"]
+
+
 def test_two_targets_of_one_guest_are() -> None:
     assert verdict(samples({ARRIVING, Run("vm:100", "n3", is_incoming=True)})) != []
 
