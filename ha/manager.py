@@ -2,9 +2,10 @@
 
 An entry of `service_status` is an order: this node, in this life of it (its lease's incarnation), shall start or stop
 this guest; `uid` names the order. One rule carries the safety: an order to start on a node is given only when the node of
-the order before has *released* the guest. It has, when it said so under that order's uid, or when the lease of that
-order's incarnation is over: fenced in the log, or followed by a new life which that node itself has confirmed, because
-its keeper takes a new lease only when nothing of the old one runs. Where the config file lies is a second condition,
+the order before has *released* the guest. It has, when it said so under that order's uid, or when its lease was fenced in
+the log and it had acknowledged that its keeper guards the guest. That it is back in a new life is no release: its keeper
+took the new lease when nothing *guarded* ran, and the guest may not have been guarded then. Such a node is asked anew.
+Where the config file lies is a second condition,
 never the first: a late move by a deposed manager does not make an owner.
 
 Live migrations are the agent's. The manager sees that the file lies elsewhere and follows (`migrate`).
@@ -114,8 +115,6 @@ def has_released(node: Node | None, sid: str, service: Service) -> str:
     result = node.lrm.results.get(service.uid)
     if result is not None and result.sid == sid and _ends_order(service, result):
         return f"{service.node} has let go of it"
-    if node.lrm.incarnation > service.incarnation:
-        return f"{service.node} has begun a new life"
     lease = node.lease
     if lease is not None and lease.is_fenced and lease.incarnation >= service.incarnation and sid in node.lrm.tracked:
         return f"{service.node} is fenced"
@@ -251,8 +250,6 @@ class _Resource:
             return gone
         lease = self.lease(service.node)
         if self.is_ready(service.node) and lease is not None:
-            if lease.incarnation != service.incarnation and not self.released(service):
-                return self.explain(service, f"{service.node} has not said yet that its earlier life is over")
             return self.order(service, State.started, f"{service.node} shall run it")
         return self.explain(service, f"{service.node} is not ready: it has no live lease, or does not guard it yet")
 
@@ -263,7 +260,7 @@ class _Resource:
             return gone
         lease = self.lease(service.node)
         if lease is not None and lease.incarnation != service.incarnation:
-            if self.is_ready(service.node) and self.released(service):
+            if self.is_ready(service.node):
                 return self.order(
                     service, State.started, f"{service.node} is back in a new life and shall run it again"
                 )
@@ -336,8 +333,8 @@ class _Resource:
             if not self.wants_running:
                 return self.turn(service, State.stopped, f"stop requested, and {how}")
             return self.turn(service, State.recovery, how)
-        if not self.is_lost(service) and lease is not None and lease.incarnation == service.incarnation:
-            # It renewed before the fence: nothing has happened, the order still stands. Asked anew for the state.
+        if not self.is_lost(service) and lease is not None:
+            # It renewed before the fence, or begins a new life. Only the same node is asked, so nothing runs twice.
             return self.order(service, State.request_start, f"{service.node} answers again")
         if lease is not None and lease.is_fenced:
             return self.explain(

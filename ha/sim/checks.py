@@ -10,12 +10,12 @@ from typing import cast
 
 from ha.leases import Profile
 from ha.resources import RESOURCES_CFG, Request, Resource
-from ha.status import MANAGER_STATUS, ManagerStatus, State
+from ha.status import MANAGER_STATUS, ManagerStatus, Service, State
 from ha.view import parse_config_path
 from kvorum.ids import Sid
 
 from .host import Host
-from .store import Answer, Command, Done, Fence, Store
+from .store import Answer, Command, Done, Fence, File, Store
 from .timeline import Timeline
 
 
@@ -67,12 +67,17 @@ class Checks:
         if age_s < self.profile.takeover_after_s * (1 - self.profile.drift):
             self.fail(f"S3: {command.node} was fenced {age_s:.2f} s after its last renewal")
 
+    def services(self) -> Mapping[str, Service]:
+        """The manager's entries, as committed."""
+        assert self.store is not None
+        return cast(ManagerStatus, _content(self.store.truth.files, MANAGER_STATUS) or ManagerStatus()).service_status
+
     def unsettled(self, away: str = "") -> list[str]:
         """What still keeps the cluster from rest; empty when every guest is where it shall be. `away`: a dead node."""
         assert self.store is not None
         files = self.store.truth.files
         resources = cast("dict[Sid, Resource]", _content(files, RESOURCES_CFG) or {})
-        services = cast(ManagerStatus, _content(files, MANAGER_STATUS) or ManagerStatus()).service_status
+        services = self.services()
         places = {found[0]: found[1] for path in files if (found := parse_config_path(path))}
         found_ = [
             f"{sid} is no resource any more"
@@ -99,6 +104,6 @@ class Checks:
         return found_
 
 
-def _content(files: Mapping[str, object], path: str) -> object:
+def _content(files: Mapping[str, File], path: str) -> object:
     file = files.get(path)
-    return getattr(file, "content", None)
+    return file.content if file is not None else None

@@ -286,7 +286,7 @@ class World:
         """Somebody moves the file of a guest that HA looks after, wherever it runs."""
         sid, new = self.random.choice(self.sids), self._host_by_chance().name
         place = self._place(sid)
-        if not place or place == new or sid not in self._resources():
+        if not place or place == new or sid not in self.checks.services():
             return
         path = config_path(sid, place)
         self.checks.tell(f"somebody moves the file of {sid} from {place} to {new}")
