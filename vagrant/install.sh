@@ -26,6 +26,18 @@ KillMode=process
 WantedBy=multi-user.target
 UNIT
 done
-/kvorum/.venv/bin/python -m lab.libvirt_conf --address "$1" --directory /etc/libvirt
+# QEMU's certificates appear there when the node gets its own; libvirtd wants the directory from the start.
+mkdir -p /var/lib/kvorum/pki/qemu
+/kvorum/.venv/bin/python - "$1" <<'PYTHON'
+import sys
+from pathlib import Path
+
+from lab.libvirt_conf import Host, host_uuid, render_libvirtd, render_qemu
+
+host = Host(address=sys.argv[1], host_uuid=host_uuid(Path("/etc/machine-id").read_text().strip()))
+Path("/etc/libvirt/libvirtd.conf").write_text(render_libvirtd(host))
+Path("/etc/libvirt/qemu.conf").write_text(render_qemu(host))
+PYTHON
 systemctl daemon-reload
-systemctl enable --now libvirtd.service kvorum-clusterfs kvorum-agent kvorum-ha kvorum-keeper
+systemctl restart libvirtd.service
+systemctl enable --now kvorum-clusterfs kvorum-agent kvorum-ha kvorum-keeper
