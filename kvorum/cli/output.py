@@ -13,11 +13,14 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 Row = Mapping[str, object]
+
+_WIDEST = 10_000
 
 
 def output_option(command: Command) -> Command:
@@ -41,14 +44,17 @@ def print_json(value: object) -> None:
 
 
 def print_table(rows: Sequence[Row], *, columns: Sequence[str]) -> None:
-    """One line a row; when the output is no terminal, plain text that `awk` can split."""
-    console = Console(soft_wrap=True)
+    """One line a row, however narrow the terminal; when the output is none, plain text that `awk` can split."""
+    console = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:
         table.add_column(column.upper(), no_wrap=True)
     for row in rows:
         table.add_row(*(_text(row.get(column)) for column in columns))
-    console.print(table, markup=False) if not rows else console.print(table)
+    # Rich would cut names and addresses off at the width of the terminal, and at 80 columns where there is none.
+    wanted = Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum
+    console.width = max(console.width, wanted)
+    console.print(table)
 
 
 def print_fields(fields: Mapping[str, object]) -> None:
