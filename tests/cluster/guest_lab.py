@@ -28,7 +28,7 @@ TEMPLATE = "local:vztmpl/busybox.tar.gz"
 SHARED_TEMPLATE = "shared:vztmpl/busybox.tar.gz"
 BUSYBOX = {"hostname": "box", "memory": "64", "ostype": "busybox"}
 
-_BEAT = re.compile(rb"BOOT ([0-9a-f]+) COUNT (\d+)")
+_BEAT = re.compile(rb"BOOT ([0-9a-f-]+) COUNT (\d+)")
 
 Answer = TypeVar("Answer")
 
@@ -54,7 +54,7 @@ def state(client: kvorum.Client, vmid: int) -> str:
 
 
 def beats(client: kvorum.Client, vmid: int) -> list[tuple[str, int]]:
-    """(boot id, counter) of each line that the micro guest printed where it is now."""
+    """(boot id, counter) of each line that a test guest printed where it is now."""
     try:
         text = client.guests.console_log(vmid)
     except KvorumError:
