@@ -13,7 +13,17 @@ from pathlib import Path
 
 import grpc
 import pytest
-from cluster.guest_lab import BUSYBOX, PATIENCE_S, SHARED_TEMPLATE, client_of, micro, state
+from cluster.guest_lab import (
+    BUSYBOX,
+    PATIENCE_S,
+    SHARED_TEMPLATE,
+    beat_after,
+    client_of,
+    micro,
+    migration_ports,
+    state,
+    until,
+)
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
@@ -47,7 +57,16 @@ for port in range(1, 65536):
 print(json.dumps(found))
 """
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+PLAIN = {
+    "HTTP2": PREFACE,
+    "HTTP1": b"GET /api2/json/version HTTP/1.1\r\nHost: n1\r\n\r\n",
+    "random": os.urandom(4096),
+    "a record that is no handshake": b"\x16\x03\x01\xff\xff" + os.urandom(4096),
+    "zeroes": b"\x00\x00\x00\x10" + bytes(1024),
+    "SSH": b"SSH-2.0-x\r\n" * 100,
+}
 ALERT = 21
+MIB = 2**20
 LISTENING = "0A"
 
 
@@ -106,24 +125,18 @@ def sockets(node: Node, table: str) -> list[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("port", sorted(DOCUMENTED))
-@pytest.mark.parametrize(
-    "said",
-    [
-        pytest.param(PREFACE, id="HTTP2"),
-        pytest.param(b"GET /api2/json/version HTTP/1.1\r\nHost: n1\r\n\r\n", id="HTTP1"),
-        pytest.param(os.urandom(4096), id="random"),
-        pytest.param(b"\x16\x03\x01\xff\xff" + os.urandom(4096), id="a record that is no handshake"),
-        pytest.param(b"\x00\x00\x00\x10" + bytes(1024), id="zeroes"),
-        pytest.param(b"SSH-2.0-x\r\n" * 100, id="SSH"),
-    ],
-)
+@pytest.mark.parametrize("said", PLAIN.values(), ids=PLAIN.keys())
 def test_plain_bytes_get_no_answer_but_an_alert_of_tls(lab: Lab, port: int, said: bytes) -> None:
+    received = answer_to_plain(lab, port, said)
+    assert is_alerts_only(received), received
+
+
+def answer_to_plain(lab: Lab, port: int, said: bytes) -> bytes:
     with dial(lab, port) as connection:
         with contextlib.suppress(OSError):  # it may be through with us before we are
             connection.sendall(said)
             connection.shutdown(socket.SHUT_WR)
-        received = drain(connection)
-    assert is_alerts_only(received), received
+        return drain(connection)
 
 
 def is_alerts_only(received: bytes) -> bool:
@@ -159,6 +172,35 @@ def test_a_user_of_the_cluster_is_no_member_of_its_consensus(
     lab: Lab, tmp_path: Path, credentials: Credentials
 ) -> None:
     assert talk(lab, RAFT_PORT, context(credentials, tmp_path)) == b""
+
+
+def test_the_ports_of_a_migration_speak_tls_first_and_close_behind_it(
+    lab: Lab, tmp_path: Path, credentials: Credentials
+) -> None:
+    """A VM comes to n1 with its disks, slowly; strangers knock meanwhile and do not disturb it."""
+    n1, n2 = lab.nodes
+    with client_of(n2) as client:
+        vm = micro("local", scsi1="local:0.0235,format=raw")
+        client.tasks.wait(client.guests.create(102, guest_pb2.GUEST_KIND_VM, vm, node="n2"))
+        with (n2.layout.disk / "var/lib/vz/images/102/vm-102-disk-1.raw").open("r+b") as image:
+            image.write(b"\x5a\xa5" * (12 * MIB))  # something to copy
+        client.tasks.wait(client.guests.start(102))
+        boot, count = beat_after(client, 102, 0)
+        upid = client.guests.migrate(102, "n1", with_local_disks=True, bandwidth_limit=4 * MIB)
+        until(lambda: client.tasks.get(upid).progress > 0.02, "the disks on their way")
+        ports = migration_ports(n1)
+        assert ports, "no port of the range is in use"
+        for port in ports:
+            for said in PLAIN.values():
+                assert is_alerts_only(answer_to_plain(lab, port, said)), port
+            strangers = {**foreign(lab), "a user of the cluster": credentials}
+            for tls in (context(), *(context(holder, tmp_path) for holder in strangers.values())):
+                assert talk(lab, port, tls) == b"", port
+        assert not client.tasks.get(upid).end_time.seconds, "it was over before all had knocked"
+        client.tasks.wait(upid)
+        assert client.guests.get(102).node == "nodes/n1"
+        assert beat_after(client, 102, count)[0] == boot
+    assert not migration_ports(n1)
 
 
 def test_a_member_is_answered_where_a_user_is_not(lab: Lab) -> None:
