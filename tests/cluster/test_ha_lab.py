@@ -1,0 +1,287 @@
+"""HA on real nodes: whatever ends a node, a daemon or a guest, the guest runs on, and never on two nodes at one time.
+
+One lab for the whole module; a watcher that believes nobody looks at the processes of all nodes from the first test to the
+last. Where a guest is at the beginning of a test is whatever the test before left; each asks.
+"""
+
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+from cluster.guest_lab import BUSYBOX, SHARED_TEMPLATE, beats, client_of, micro, until
+
+import kvorum
+from kvorum.errors import KvorumError, NotFound
+from kvorum.v1 import guest_pb2, ha_pb2
+from lab.cluster import Lab
+from lab.node import Node
+from lab.single_run import SingleRunWatch
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+VM, CONTAINER = "vm:100", "ct:101"
+SIDS = (VM, CONTAINER)
+STATE_FILE = "/run/kvorum/keeper/state.json"
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab(f"wha{secrets.token_hex(2)}") as one:
+        one.up(3)
+        with client_of(one.node("n1")) as client:
+            client.tasks.wait(client.guests.create(100, guest_pb2.GUEST_KIND_VM, micro("shared"), node="n1"))
+            box = {**BUSYBOX, "rootfs": "shared:0.1"}
+            kind = guest_pb2.GUEST_KIND_CONTAINER
+            client.tasks.wait(client.guests.create(101, kind, box, node="n1", template=SHARED_TEMPLATE))
+            for sid in SIDS:
+                client.ha.add(sid)
+        yield one
+    assert one.leftovers() == []
+
+
+@pytest.fixture(scope="module")
+def watch(lab: Lab) -> Iterator[SingleRunWatch]:
+    with SingleRunWatch(lab.layout) as one:
+        yield one
+
+
+@pytest.fixture(autouse=True)
+def all_is_well_before_and_nothing_ran_twice(lab: Lab, watch: SingleRunWatch) -> Iterator[None]:
+    lab.heal()
+    for node in lab.nodes:
+        if not node.is_on:
+            node.start()
+    until(lambda: is_all_well(lab, watch), "three nodes online and both guests started")
+    yield
+    assert watch.doubles == []
+
+
+def test_both_guests_of_a_dead_node_run_elsewhere_and_its_return_does_not_touch_them(
+    lab: Lab, watch: SingleRunWatch
+) -> None:
+    victim = owner(lab, VM)
+    assert owner(lab, CONTAINER).name == victim.name
+    victim.kill()
+    for sid in SIDS:
+        runs_elsewhere(lab, watch, sid, victim)
+    until(lambda: all(is_started(lab, sid) for sid in SIDS), "both started")
+    before = {sid: (owner(lab, sid).name, pid(lab, sid)) for sid in SIDS}
+    victim.start()
+    until(lambda: is_all_well(lab, watch), "the node's return")
+    assert {sid: (owner(lab, sid).name, pid(lab, sid)) for sid in SIDS} == before
+
+
+def test_a_live_migration_takes_the_guest_along_unharmed_and_ha_follows(lab: Lab, watch: SingleRunWatch) -> None:
+    source = owner(lab, VM)
+    target = next(node for node in lab.nodes if node.name != source.name)
+    boot, count = newest_beat(lab)
+    migrate(lab, target)
+    assert watch.where(VM) == {target.name}
+    # Some rounds later, too: HA has nothing to mend.
+    goes_on(lab, boot, count + 4)
+    assert (owner(lab, VM).name, is_started(lab, VM)) == (target.name, True)
+
+
+def test_the_death_of_the_managers_own_node_is_survived_too(lab: Lab, watch: SingleRunWatch) -> None:
+    victim = manager(lab)
+    if owner(lab, VM).name != victim.name:
+        migrate(lab, victim)
+    assert manager(lab).name == victim.name
+    victim.kill()
+    runs_elsewhere(lab, watch, VM, victim)
+    until(lambda: is_started(lab, VM), "the guest started")
+    assert manager(lab).name != victim.name
+
+
+def test_a_node_cut_off_has_ended_its_guest_before_another_starts_it(lab: Lab, watch: SingleRunWatch) -> None:
+    victim = owner(lab, VM)
+    begin = len(watch.samples)
+    lab.cut(victim.name)
+    new = runs_elsewhere(lab, watch, VM, victim)
+    until(lambda: seen(watch, begin, VM, new), "the watcher's look at it")
+    assert max(seen(watch, begin, VM, victim.name)) < min(seen(watch, begin, VM, new))
+    assert victim.is_on, "a node that ends its guests in time is not reset"
+    lab.heal(victim.name)
+    until(lambda: is_all_well(lab, watch), "the node's return")
+    assert owner(lab, VM).name == new
+
+
+def test_a_node_frozen_for_long_loses_its_power_and_its_guests_run_once(lab: Lab, watch: SingleRunWatch) -> None:
+    victim = owner(lab, VM)
+    begin = len(watch.samples)
+    victim.freeze()
+    new = runs_elsewhere(lab, watch, VM, victim)
+    until(lambda: seen(watch, begin, VM, new), "the watcher's look at it")
+    # Frozen processes are there and do not count as stopped for the watcher: they must be gone.
+    assert max(seen(watch, begin, VM, victim.name)) < min(seen(watch, begin, VM, new))
+    with pytest.raises(NotFound, match="its watchdog cut its power"):
+        victim.thaw()
+    assert "did not feed its watchdog" in lab.status()["nodes"][victim.layout.number - 1]["cause"]
+    victim.start()
+    until(lambda: is_all_well(lab, watch), "the node's return")
+    assert owner(lab, VM).name == new
+    assert lab.status()["nodes"][victim.layout.number - 1]["cause"] == ""
+
+
+def test_a_node_frozen_for_a_moment_goes_on_with_its_guests(lab: Lab) -> None:
+    node = owner(lab, VM)
+    boot, count = newest_beat(lab)
+    number = pid(lab, VM)
+    node.freeze()
+    time.sleep(1.5)
+    node.thaw()
+    renewed(node)
+    goes_on(lab, boot, count + 1)
+    assert (owner(lab, VM).name, pid(lab, VM)) == (node.name, number)
+
+
+@pytest.mark.parametrize("unit", ["clusterfs", "agent", "ha", "keeper", "libvirtd"])
+def test_no_daemons_restart_or_death_touches_a_guest(lab: Lab, unit: str) -> None:
+    node = owner(lab, VM)
+    boot, count = newest_beat(lab)
+    number = pid(lab, VM)
+    node.restart(unit)
+    renewed(node)
+    starts = node.unit(unit)["starts"]
+    node.kill_unit(unit)
+    until(lambda: node.unit(unit)["starts"] > starts, "its next start")
+    renewed(node)
+    node.wait_ready([unit])
+    until(lambda: is_started(lab, VM), "HA in charge")
+    goes_on(lab, boot, count + 2)
+    assert (owner(lab, VM).name, pid(lab, VM)) == (node.name, number)
+
+
+def test_a_guest_that_dies_on_a_live_node_is_started_there_again(lab: Lab) -> None:
+    node = owner(lab, VM)
+    boot, _ = newest_beat(lab)
+    node.run(["kill", "-9", str(pid(lab, VM))])
+    until(lambda: has_booted_anew(lab, boot), "the guest's next boot")
+    assert owner(lab, VM).name == node.name
+
+
+def test_a_guest_is_stopped_and_started_by_what_is_asked_of_ha(lab: Lab, watch: SingleRunWatch) -> None:
+    node = owner(lab, VM)
+    boot, _ = newest_beat(lab)
+    node.run(["kvorum", "ha", "set", VM, "--state", "stopped"])
+    until(lambda: resource(lab, VM).state == "stopped" and not watch.where(VM), "the guest's end")
+    node.run(["kvorum", "ha", "set", VM, "--state", "started"])
+    until(lambda: has_booted_anew(lab, boot), "the guest's next boot")
+    until(lambda: is_started(lab, VM), "HA in charge")
+
+
+# Asking
+
+
+@contextmanager
+def client_at(lab: Lab, node: Node | None = None) -> Iterator[kvorum.Client]:
+    """Of `node`, or of any node that is on, runs and is not cut off."""
+    if node is None:
+        isolated, _ = lab.switch.cuts()
+        well = (n for n in lab.nodes if n.is_on and not n.is_frozen and n.layout.switch_port not in isolated)
+        node = next(well)
+    with client_of(node) as client:
+        yield client
+
+
+def status(lab: Lab) -> ha_pb2.GetHaStatusResponse | None:
+    """None while nobody can say, as between two leaders."""
+    with suppress(KvorumError), client_at(lab) as client:
+        return client.ha.status()
+    return None
+
+
+def resource(lab: Lab, sid: str) -> ha_pb2.HaResource:
+    found = until(lambda: status(lab), "HA's status")
+    return next((one for one in found.resources if one.sid == sid), ha_pb2.HaResource())
+
+
+def owner(lab: Lab, sid: str) -> Node:
+    return lab.node(resource(lab, sid).node.removeprefix("nodes/"))
+
+
+def manager(lab: Lab) -> Node:
+    def name() -> str:
+        found = status(lab)
+        return found.manager_node.removeprefix("nodes/") if found is not None else ""
+
+    return lab.node(until(name, "a manager"))
+
+
+def is_started(lab: Lab, sid: str) -> bool:
+    """HA has seen it run where it shall."""
+    found = resource(lab, sid)
+    return found.state == "started" and found.cause.endswith("runs it")
+
+
+def is_all_well(lab: Lab, watch: SingleRunWatch) -> bool:
+    found = status(lab)
+    if found is None or sorted(node.state for node in found.nodes) != ["online"] * 3:
+        return False
+    return all(is_started(lab, sid) and watch.where(sid) == {owner(lab, sid).name} for sid in SIDS)
+
+
+def pid(lab: Lab, sid: str) -> int:
+    """As its node sees it."""
+
+    def ask() -> int:
+        with suppress(KvorumError), client_at(lab) as client:
+            return int(client.guests.get(int(sid.partition(":")[2])).pid)
+        return 0
+
+    return until(ask, f"the process of {sid}")
+
+
+def newest_beat(lab: Lab) -> tuple[str, int]:
+    def ask() -> tuple[str, int] | None:
+        with client_at(lab) as client:
+            return next(reversed(beats(client, 100)), None)
+
+    return until(ask, "the guest's voice")
+
+
+def goes_on(lab: Lab, boot: str, count: int) -> None:
+    """Until the same boot of the guest has counted further. The log may hold earlier boots on the same node."""
+
+    def has_counted() -> bool:
+        now, reached = newest_beat(lab)
+        assert now == boot, "the guest was booted anew"
+        return reached > count
+
+    until(has_counted, "the guest to go on")
+
+
+def has_booted_anew(lab: Lab, boot: str) -> bool:
+    with client_at(lab) as client:
+        return any(one != boot for one, _ in beats(client, 100)[-1:])
+
+
+def runs_elsewhere(lab: Lab, watch: SingleRunWatch, sid: str, victim: Node) -> str:
+    return until(lambda: min(watch.where(sid) - {victim.name}, default=""), f"{sid} on another node")
+
+
+def seen(watch: SingleRunWatch, begin: int, sid: str, node: str) -> list[float]:
+    """When the guest was seen running there, since the sample number `begin`."""
+    return [one.time_s for one in watch.samples[begin:] if any(r.sid == sid and r.node == node for r in one.runs)]
+
+
+def migrate(lab: Lab, target: Node) -> None:
+    with client_at(lab) as client:
+        client.tasks.wait(client.guests.migrate(100, target.name))
+    until(lambda: owner(lab, VM).name == target.name and is_started(lab, VM), "HA at the target")
+
+
+def renewed(node: Node) -> None:
+    """The keeper has renewed the lease once more from now on."""
+    before = valid_until(node)
+    until(lambda: valid_until(node) > before, "the lease's next renewal")
+
+
+def valid_until(node: Node) -> float:
+    try:
+        return float(json.loads(node.path(STATE_FILE).read_text())["valid_until_boottime"])
+    except (OSError, ValueError):
+        return 0.0
