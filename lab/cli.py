@@ -300,5 +300,7 @@ def status_rows(found: Mapping[str, Any]) -> tuple[list[tuple[str, str, str, str
         units = " ".join(f"{unit['unit'].removeprefix('kvorum-')}:{unit['state']}" for unit in node["units"])
         rows.append((node["name"], node["address"], state, units))
     notes = [f"{sender} cannot send to {receiver}" for sender, receiver in found["cuts"]]
+    if found.get("watchdog") == "off":
+        notes.append("the watchdog is off: a node that hangs keeps its power; 'kvorum lab start' of any node starts it")
     notes += [f"{one['node']}:{one['port']} is {one['address']} here" for one in found["published"]]
     return rows, notes

@@ -99,12 +99,11 @@ class Watch:
 
         if not is_still_due():
             return
-        cause = self.timers.cause[number]
-        late_s = self.clock() - self.timers.due[number]
+        cause, due = self.timers.cause[number], self.timers.due[number]
         note = f"its watchdog cut its power at {time.strftime('%H:%M:%S')}: {cause}"
         try:
             if self.power.cut(number, is_still_due, note):
-                say(f"n{number}: {note} ({late_s:.2f} s after its time)")
+                say(f"n{number}: {note} (all of it was gone {self.clock() - due:.2f} s after its time)")
         except KvorumError as error:
             say(f"n{number}: its power cannot be cut: {error}")  # again in the next turn
             return

@@ -126,6 +126,16 @@ def test_a_node_frozen_for_long_loses_its_power_and_its_guests_run_once(lab: Lab
     assert lab.status()["nodes"][victim.layout.number - 1]["cause"] == ""
 
 
+def test_a_node_whose_keeper_is_gone_for_good_loses_its_power_and_its_guests_run_once(
+    lab: Lab, watch: SingleRunWatch
+) -> None:
+    victim = owner(lab, VM)
+    victim.stop_unit("keeper")
+    runs_elsewhere(lab, watch, VM, victim)
+    assert not victim.is_on
+    assert "did not feed its watchdog" in lab.status()["nodes"][victim.layout.number - 1]["cause"]
+
+
 def test_a_node_frozen_for_a_moment_goes_on_with_its_guests(lab: Lab) -> None:
     node = owner(lab, VM)
     boot, count = newest_beat(lab)
