@@ -8,6 +8,7 @@ import secrets
 import socket
 import ssl
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from agent.access.certificates import ANY_NODE, key_to_pem, make_authority, make
 from clusterfs.raft.credentials import PROTOCOL as RAFT_PROTOCOL
 from kvorum.client.credentials import Credentials
 from kvorum.errors import Unreachable
-from kvorum.node import AGENT_PORT, IDENTITY_FILE, RAFT_PORT, Pki, load_identity
+from kvorum.node import AGENT_PORT, IDENTITY_FILE, MIGRATION_PORTS, RAFT_PORT, Pki, load_identity
 from kvorum.v1 import guest_pb2
 from lab.cluster import Lab
 from lab.node import Node
@@ -201,6 +202,33 @@ def test_the_ports_of_a_migration_speak_tls_first_and_close_behind_it(
         assert client.guests.get(102).node == "nodes/n1"
         assert beat_after(client, 102, count)[0] == boot
     assert not migration_ports(n1)
+
+
+def test_the_port_on_which_qemu_takes_memory_speaks_tls_first(lab: Lab) -> None:
+    """On shared storage QEMU listens itself, too briefly to look for it: a stranger knocks all the time."""
+    n2 = lab.node("n2")
+    answers: list[bytes] = []
+    is_over = threading.Event()
+
+    def knock() -> None:
+        while not is_over.is_set():
+            with contextlib.suppress(ConnectionError):
+                answers.append(answer_to_plain(lab, MIGRATION_PORTS[0], PREFACE))
+
+    with client_of(n2) as client:
+        client.tasks.wait(client.guests.create(103, guest_pb2.GUEST_KIND_VM, micro("shared"), node="n2", start=True))
+        boot, count = beat_after(client, 103, 0)
+        stranger = threading.Thread(target=knock)
+        stranger.start()
+        try:
+            client.tasks.wait(client.guests.migrate(103, "n1"))
+        finally:
+            is_over.set()
+            stranger.join()
+        assert client.guests.get(103).node == "nodes/n1"
+        assert beat_after(client, 103, count)[0] == boot
+    assert answers, "nobody answered the door"
+    assert all(is_alerts_only(answer) for answer in answers)
 
 
 def test_a_member_is_answered_where_a_user_is_not(lab: Lab) -> None:
