@@ -27,7 +27,9 @@ def main() -> int:
         starts, fences = starts + outcome.starts, fences + outcome.fences
         slowest_s = max(slowest_s, outcome.rest_s)
     spent_s = time.monotonic() - began
-    print(f"{len(seeds)} seeds hold: {starts} starts, {fences} fences, at rest after {slowest_s:.0f} s; {spent_s:.1f} s")
+    print(
+        f"{len(seeds)} seeds hold: {starts} starts, {fences} fences, at rest after {slowest_s:.0f} s; {spent_s:.1f} s"
+    )
     return 0
 
 

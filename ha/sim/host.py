@@ -47,6 +47,8 @@ class Faults:
 
     start_fails: float = 0.0
     kill_hangs: float = 0.0
+    # Longest way of an answer from the store's process to the keeper; a freeze may fall in between.
+    reply_s: float = 0.01
     # Mutations that the simulation must notice.
     counts_from_reply: bool = False
     rejoins_uncleared: bool = False
@@ -135,7 +137,8 @@ class Host:
         self.watcher.tell(f"{self.name}: thawed")
         self.is_frozen, self.is_thawing = False, True
         waiting, self.deferred = self.deferred, []
-        # What came in meanwhile, in order; a keeper's thread may see an answer before it sees the time.
+        # Threads wake in any order; the keeper may see an answer from before the freeze before it sees the time.
+        self.random.shuffle(waiting)
         if self.random.random() < 0.5:
             self.tick()
         for thunk in waiting:
@@ -171,8 +174,6 @@ class Host:
         revision, sids = self.guests_file
         if revision != self.keeper.guests_revision:
             self._step(core.GuestsLoaded(revision, sids))
-        if self.keeper is None:
-            return
         is_left = any(sid in self.keeper.sids for sid in self.processes)
         if self.faults.rejoins_uncleared:
             is_left = False
@@ -187,8 +188,7 @@ class Host:
             self.watcher.tell(f"{self.name}: keeper {before.phase} => {self.keeper.phase} ({self.keeper.cause})")
         for action in actions:
             self._perform(action)
-        if self.keeper is not None:
-            self.published = core.published(self.keeper, self.profile, boot_id="", uid=self.name)
+        self.published = core.published(self.keeper, self.profile, boot_id="", uid=self.name)
 
     def _perform(self, action: core.Action) -> None:
         assert self.keeper is not None
@@ -215,7 +215,9 @@ class Host:
         sent_at, life = self.clock(), self.keeper_life
 
         def answered(answer: Answer) -> None:
-            self.after(0.0, partial(self._answered, life, action, sent_at, answer))
+            self.after(
+                self.random.uniform(0, self.faults.reply_s), partial(self._answered, life, action, sent_at, answer)
+            )
 
         command = Acquire(self.name) if isinstance(action, core.Acquire) else Renew(self.name, action.incarnation)
         self.store.propose(self.name, command, answered, deadline_s=self.profile.call_deadline_s)

@@ -1,0 +1,88 @@
+"""Clusters through cuts, crashes, freezes and late answers, each from one seed; and faults that the same seeds must find.
+
+A failure prints its seed; `python -m ha.sim --seed N` tells its story. `KVORUM_HA_SEEDS=2000` runs more of them.
+"""
+
+import os
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from ha import manager
+from ha.leases import FAST, Profile
+from ha.sim.world import Mutation, Outcome, simulate
+from ha.status import Service
+from ha.view import Node
+
+SEEDS = int(os.environ.get("KVORUM_HA_SEEDS", "120"))
+GROUP = 10
+# Within so many seeds each fault must be found.
+PATIENCE = 60
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, GROUP))
+def test_no_guest_runs_twice_and_all_come_to_rest(first: int) -> None:
+    outcomes = [simulate(seed) for seed in range(first, min(first + GROUP, SEEDS))]
+    assert [f"seed {outcome.seed}: {outcome.violation}" for outcome in outcomes if outcome.violation] == []
+    # A simulation in which nothing happens proves nothing.
+    assert sum(outcome.starts for outcome in outcomes) > 10
+    assert sum(outcome.fences for outcome in outcomes) > 0
+
+
+def test_a_seed_always_tells_the_same_story() -> None:
+    assert simulate(3) == simulate(3)
+
+
+def _first_violation(mutation: Mutation, first: int = 0) -> Outcome:
+    for seed in range(first, first + PATIENCE):
+        outcome = simulate(seed, mutation)
+        if outcome.violation:
+            return outcome
+    raise AssertionError(f"{PATIENCE} seeds did not notice {mutation}")
+
+
+def _impatient(takeover_after_s: float) -> Profile:
+    """A profile that `validate` refuses."""
+    profile = replace(FAST)
+    object.__setattr__(profile, "takeover_after_s", takeover_after_s)
+    return profile
+
+
+@pytest.mark.parametrize(
+    ("mutation", "rule"),
+    [
+        pytest.param(
+            Mutation(counts_from_reply=True), "S", id="the keeper counts from the answer, not from the sending"
+        ),
+        pytest.param(Mutation(unguarded_fence=True), "S", id="a fence does not ask whether the lease was renewed"),
+        pytest.param(Mutation(rejoins_uncleared=True), "S", id="a keeper takes a new lease before its guests are gone"),
+        pytest.param(Mutation(profile=_impatient(5.0)), "S3", id="the manager takes over before T"),
+    ],
+)
+def test_the_simulation_finds_a_fault_that_was_built_in(mutation: Mutation, rule: str) -> None:
+    assert _first_violation(mutation).violation.startswith(rule)
+
+
+def test_the_simulation_finds_a_recovery_of_a_guest_that_was_never_guarded(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = manager.has_released
+
+    def careless(node: Node | None, sid: str, service: Service) -> str:
+        if node is not None:
+            node = replace(node, lrm=msgspec.structs.replace(node.lrm, tracked=(sid,)))
+        return honest(node, sid, service)
+
+    monkeypatch.setattr(manager, "has_released", careless)
+    assert _first_violation(Mutation()).violation.startswith("S1")
+
+
+def test_the_simulation_finds_a_recovery_before_the_fence(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = manager.has_released
+
+    def hasty(node: Node | None, sid: str, service: Service) -> str:
+        if node is not None and node.lease is not None and node.lease.age_s > FAST.pause_after_s:
+            return "it has been silent for a while"
+        return honest(node, sid, service)
+
+    monkeypatch.setattr(manager, "has_released", hasty)
+    assert _first_violation(Mutation()).violation.startswith("S1")
