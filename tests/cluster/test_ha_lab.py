@@ -245,28 +245,26 @@ def pid(lab: Lab, sid: str) -> int:
     return until(ask, f"the process of {sid}")
 
 
-def newest_beat(lab: Lab) -> tuple[str, int]:
-    def ask() -> tuple[str, int] | None:
-        with client_at(lab) as client:
-            return next(reversed(beats(client, 100)), None)
+def log_of_vm(lab: Lab) -> list[tuple[str, int]]:
+    """(boot id, counter) of each line where it is now; earlier boots on the same node stand before."""
+    with client_at(lab) as client:
+        return beats(client, 100)
 
-    return until(ask, "the guest's voice")
+
+def newest_beat(lab: Lab) -> tuple[str, int]:
+    """One that came after the asking: what the log ends with may be of an earlier boot on the same node."""
+    before = log_of_vm(lab)[-1:]
+    return until(lambda: [beat for beat in log_of_vm(lab)[-1:] if [beat] != before], "the guest's voice")[0]
 
 
 def goes_on(lab: Lab, boot: str, count: int) -> None:
-    """Until the same boot of the guest has counted further. The log may hold earlier boots on the same node."""
-
-    def has_counted() -> bool:
-        now, reached = newest_beat(lab)
-        assert now == boot, "the guest was booted anew"
-        return reached > count
-
-    until(has_counted, "the guest to go on")
+    """Until the same boot of the guest has counted further, which must be the last that is heard."""
+    until(lambda: any(one == boot and at > count for one, at in log_of_vm(lab)), "the guest to go on")
+    assert log_of_vm(lab)[-1][0] == boot
 
 
 def has_booted_anew(lab: Lab, boot: str) -> bool:
-    with client_at(lab) as client:
-        return any(one != boot for one, _ in beats(client, 100)[-1:])
+    return any(one != boot for one, _ in log_of_vm(lab)[-1:])
 
 
 def runs_elsewhere(lab: Lab, watch: SingleRunWatch, sid: str, victim: Node) -> str:
