@@ -1,0 +1,167 @@
+"""The keeper's mind, in dialogues: an event at a time, and what it does."""
+
+from ha.keeper.core import (
+    Acquire,
+    Acquired,
+    Action,
+    Event,
+    Failed,
+    GuestsLoaded,
+    Kill,
+    Pause,
+    PetWatchdog,
+    Refused,
+    Renew,
+    Renewed,
+    ResetHost,
+    Resume,
+    State,
+    Tick,
+    initial,
+    published,
+    step,
+)
+from ha.lease_state import KILLED, LIVE, NONE, PAUSED, LeaseState
+from ha.leases import FAST
+
+
+class Dialogue:
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    def at(self, now: float, event: Event) -> tuple[Action, ...]:
+        self.state, actions = step(self.state, event, now, FAST)
+        return actions
+
+
+def _live(anchor: float = 100.0) -> Dialogue:
+    return Dialogue(
+        State(phase=LIVE, incarnation=7, anchor=anchor, next_call_at=anchor + 1, guests_revision=1, sids=("vm:100",))
+    )
+
+
+def test_a_keeper_that_finds_nothing_running_takes_a_lease() -> None:
+    keeper = Dialogue(initial(LeaseState(), 10.0, FAST, uid="u"))
+    assert keeper.state.phase == KILLED
+    assert keeper.at(10.0, Tick(is_running=False)) == (Kill(), PetWatchdog(), Acquire())
+    assert keeper.at(10.1, Acquired(10.0, 1)) == ()
+    assert (keeper.state.phase, keeper.state.incarnation, keeper.state.anchor) == (LIVE, 1, 10.0)
+
+
+def test_a_keeper_that_finds_guests_without_a_lease_kills_them_first() -> None:
+    keeper = Dialogue(initial(LeaseState(), 10.0, FAST, uid="u"))
+    assert keeper.at(10.0, Tick(is_running=True)) == (Kill(),)
+    assert keeper.at(10.1, Tick(is_running=None)) == (Kill(),), "nobody looked, so they may run"
+    assert Acquire() in keeper.at(10.2, Tick(is_running=False))
+
+
+def test_a_restarted_keeper_goes_on_with_a_lease_that_is_still_good() -> None:
+    previous = published(_live().state, FAST, boot_id="b", uid="u")
+    state = initial(previous, 103.4, FAST, uid="u")
+    assert (state.phase, state.incarnation, state.anchor) == (LIVE, 7, 100.0)
+    assert initial(previous, 103.5, FAST, uid="u").phase == KILLED
+    assert initial(previous, 101.0, FAST, uid="another node").phase == KILLED
+
+
+def test_it_renews_each_second_and_one_call_at_a_time() -> None:
+    keeper = _live()
+    assert keeper.at(100.5, Tick()) == (PetWatchdog(),)
+    assert keeper.at(101.0, Tick()) == (PetWatchdog(), Renew(7))
+    assert keeper.at(102.5, Tick()) == (PetWatchdog(),), "the call is under way"
+    assert keeper.at(102.6, Renewed(101.0, 7)) == (Renew(7),)
+    assert keeper.state.anchor == 101.0, "the age counts from the sending"
+
+
+def test_a_stalled_lease_pauses_then_resumes_the_guests() -> None:
+    keeper = _live()
+    assert Pause() in keeper.at(103.6, Tick())
+    assert keeper.state.phase == PAUSED
+    assert PetWatchdog() not in keeper.at(103.7, Tick())
+    assert Resume() in keeper.at(104.0, Renewed(103.6, 7))
+    assert keeper.state.phase == LIVE
+
+
+def test_an_answer_that_was_sent_too_long_ago_resumes_nothing() -> None:
+    keeper = _live()
+    keeper.at(103.6, Tick())
+    assert Resume() not in keeper.at(104.4, Renewed(100.5, 7))
+    assert keeper.state.phase == PAUSED
+
+
+def test_an_answer_from_before_a_freeze_finds_the_lease_over() -> None:
+    keeper = _live()
+    assert keeper.at(120.0, Renewed(101.0, 7)) == (Kill(),)
+    assert keeper.state.phase == KILLED
+
+
+def test_a_lease_that_ran_out_is_never_renewed_again() -> None:
+    keeper = _live()
+    assert Kill() in keeper.at(104.6, Tick())
+    keeper.at(104.7, Renewed(104.5, 7))
+    assert keeper.state.phase == KILLED
+    assert Acquire() in keeper.at(106.0, Tick(is_running=False))
+    assert keeper.state.phase == NONE
+
+
+def test_a_fenced_lease_kills_at_once() -> None:
+    keeper = _live()
+    actions = keeper.at(101.0, Refused(100.9, 7))
+    assert actions[0] == Kill()
+    assert keeper.state.phase == KILLED
+
+
+def test_a_refusal_of_another_incarnation_means_nothing() -> None:
+    keeper = _live()
+    assert keeper.at(100.5, Refused(100.1, 6)) == ()
+    assert keeper.state.phase == LIVE
+
+
+def test_a_failed_call_waits_a_little_and_changes_nothing_else() -> None:
+    keeper = _live()
+    keeper.at(101.0, Tick())
+    keeper.at(101.8, Failed("no answer"))
+    assert (keeper.state.phase, keeper.state.anchor) == (LIVE, 100.0)
+    assert Renew(7) not in keeper.at(102.2, Tick())
+    assert Renew(7) in keeper.at(102.3, Tick())
+
+
+def test_an_acquisition_that_was_answered_too_late_is_not_used() -> None:
+    keeper = Dialogue(State(phase=NONE, calling_since=10.0, next_call_at=11.0))
+    keeper.at(13.5, Acquired(10.0, 3))
+    assert keeper.state.phase == NONE
+
+
+def test_what_came_up_during_an_acquisition_belongs_to_no_lease() -> None:
+    keeper = Dialogue(State(phase=NONE, calling_since=10.0, next_call_at=11.0, sids=("vm:100",)))
+    assert Kill() in keeper.at(10.3, Tick(is_running=True))
+    keeper.at(10.4, Acquired(10.0, 3))
+    assert keeper.state.phase == KILLED
+
+
+def test_guests_that_do_not_die_reset_the_host_before_anybody_may_take_over() -> None:
+    keeper = _live()
+    keeper.at(104.6, Tick(is_running=True))
+    assert not any(isinstance(action, ResetHost) for action in keeper.at(108.4, Tick(is_running=True)))
+    last = keeper.at(108.6, Tick(is_running=True))
+    assert isinstance(last[-1], ResetHost)
+    assert PetWatchdog() not in last
+    assert 108.6 + FAST.reset_s < 100.0 + FAST.takeover_after_s
+
+
+def test_the_watchdog_starves_while_a_guest_is_not_proven_gone() -> None:
+    keeper = _live()
+    for tenth in range(37, 80):
+        assert PetWatchdog() not in keeper.at(100 + tenth / 10, Tick(is_running=True))
+
+
+def test_a_loaded_list_is_what_is_published() -> None:
+    keeper = _live()
+    keeper.at(100.2, GuestsLoaded(2, ("ct:101", "vm:100")))
+    state = published(keeper.state, FAST, boot_id="b", uid="u")
+    assert (state.guests_revision, state.sids, state.valid_until_boottime) == (2, ("ct:101", "vm:100"), 103.5)
+
+
+def test_without_a_live_lease_nothing_is_valid() -> None:
+    keeper = _live()
+    keeper.at(103.6, Tick())
+    assert published(keeper.state, FAST, boot_id="b", uid="u").valid_until_boottime == 0.0
