@@ -9,6 +9,7 @@ import errno
 import grp
 import logging
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -92,6 +93,17 @@ class Mounted:
         except BaseException as error:
             self._failure = error
             log.error("the mount on %s ended: %s", self._mountpoint, error)
+        finally:
+            _ignore_broken_pipes()
+
+
+def _ignore_broken_pipes() -> None:
+    """libfuse 2.9 sets SIGPIPE to its default when it ends (fuse_remove_signal_handlers), whatever it was before.
+
+    The next write to a closed connection would then end the process in place of raising. Python lets only its main thread
+    set signals; signal(2) itself has no such rule.
+    """
+    _libc.signal(int(signal.SIGPIPE), ctypes.c_void_p(int(signal.SIG_IGN)))
 
 
 def mounts_at(mountpoint: Path, *, mountinfo: str) -> list[str]:

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -537,6 +538,14 @@ def test_unmounting_leaves_an_empty_directory(store: Any) -> None:
     store.mounted.unmount()
     assert not is_mounted(store.root)
     assert os.listdir(store.root) == []
+
+
+def test_a_broken_pipe_ends_no_process_that_has_unmounted(store: Any) -> None:
+    """libfuse would leave SIGPIPE at its default."""
+    store.mounted.unmount()
+    status = Path("/proc/self/status").read_text()
+    ignored = int(next(line for line in status.splitlines() if line.startswith("SigIgn")).split()[1], 16)
+    assert ignored & 1 << (signal.SIGPIPE - 1)
 
 
 def test_a_mount_in_use_is_unmounted_all_the_same(store: Any) -> None:
