@@ -81,6 +81,8 @@ class Host:
     # What came to pass while it was frozen.
     deferred: list[Callable[[], None]] = field(default_factory=list)
     fed_at: float | None = None
+    # Seconds; freezes when the keeper's next answer is on its way, which is when it matters what the age counts from.
+    freeze_at_answer_s: float = 0.0
     bad_starts: set[str] = field(default_factory=set)
     on_boot: Callable[[], None] = lambda: None
     on_off: Callable[[], None] = lambda: None
@@ -218,6 +220,10 @@ class Host:
             self.after(
                 self.random.uniform(0, self.faults.reply_s), partial(self._answered, life, action, sent_at, answer)
             )
+            if self.freeze_at_answer_s and not self.is_frozen and isinstance(answer, Done):
+                self.freeze()
+                self.timeline.after(self.freeze_at_answer_s, self.thaw)
+                self.freeze_at_answer_s = 0.0
 
         command = Acquire(self.name) if isinstance(action, core.Acquire) else Renew(self.name, action.incarnation)
         self.store.propose(self.name, command, answered, deadline_s=self.profile.call_deadline_s)

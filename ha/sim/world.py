@@ -16,7 +16,7 @@ from kvorum.ids import Sid
 from .checks import Checks, Violation
 from .daemon import Daemon
 from .host import Faults, Host
-from .store import Command, Move, Store, Write
+from .store import PERSISTENCE_S, Command, Move, Store, Write
 from .timeline import Timeline
 
 REST_S = 500.0
@@ -149,7 +149,7 @@ class World:
 
     def _break(self, span_s: float) -> None:
         every: list[Callable[[], None]] = [
-            self._cut, self._cut, self._join, self._power, self._power, self._freeze, self._freeze,
+            self._cut, self._cut, self._join, self._power, self._power, self._freeze, self._freeze, self._freeze_at_answer,
             self._kill_keeper, self._restart_daemon, self._crash_guest, self._spoil, self._jump,
         ]  # fmt: skip
         operators = [
@@ -187,13 +187,17 @@ class World:
                 host.power_on()
                 host.start_keeper()
                 self.daemons[name].start()
-        self.timeline.run_until(self.timeline.now + 1.0)
-        self._edit(lambda held: held)
+            host.freeze_at_answer_s = 0.0
+        # What operators said before may still be on its way.
+        self.timeline.run_until(self.timeline.now + PERSISTENCE_S + 1.0)
+        while not isinstance(self._content(RESOURCES_CFG), dict):
+            self._edit(lambda held: held)
+            self.timeline.run_until(self.timeline.now + 1.0)
         return away
 
     def _rest(self, away: str) -> None:
         end = self.timeline.now + REST_S
-        self.timeline.run_until(self.timeline.now + 12.0)
+        self.timeline.run_until(self.timeline.now + 5.0)
         while left := self.checks.unsettled(away):
             if self.timeline.now > end:
                 self.checks.fail(f"liveness: {'; '.join(left)}")
@@ -241,6 +245,9 @@ class World:
         host = self._host_by_chance()
         host.freeze()
         self.timeline.after(self.random.choice((0.5, 2, 4, 8, 11, 15, 20)) * self.random.uniform(0.8, 1.2), host.thaw)
+
+    def _freeze_at_answer(self) -> None:
+        self._host_by_chance().freeze_at_answer_s = self.random.uniform(4, 25)
 
     def _kill_keeper(self) -> None:
         host = self._host_by_chance()
@@ -329,8 +336,12 @@ class World:
         return ""
 
     def _resources(self) -> dict[Sid, Resource]:
-        held = self.store.truth.files.get(RESOURCES_CFG)
-        return dict(held.content) if held is not None and isinstance(held.content, dict) else {}
+        content = self._content(RESOURCES_CFG)
+        return dict(content) if isinstance(content, dict) else {}
+
+    def _content(self, path: str) -> object:
+        held = self.store.truth.files.get(path)
+        return held.content if held is not None else None
 
     def _edit(self, change: Callable[[dict[Sid, Resource]], dict[Sid, Resource]]) -> None:
         before = self._resources()

@@ -73,7 +73,7 @@ def test_the_simulation_finds_a_recovery_of_a_guest_that_was_never_guarded(monke
         return honest(node, sid, service)
 
     monkeypatch.setattr(manager, "has_released", careless)
-    assert _first_violation(Mutation()).violation.startswith("S1")
+    assert _first_violation(Mutation(), first=150).violation.startswith("S1")
 
 
 def test_the_simulation_finds_a_recovery_before_the_fence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,10 +35,16 @@ def _line(*arguments: str) -> bytes:
         pytest.param(_line("sh"), "0::/kvorum-ct-1010\n", "", id="a longer container number"),
         pytest.param(_line("sh"), "0::/kvorum-ct-104\n", "", id="a container that is not guarded"),
         pytest.param(
-            _line("qemu", "-name", "guest=kvorum-100"), "0::/kvorum-ct-101/x\n", "ct:101", id="a fake inside a container"
+            _line("qemu", "-name", "guest=kvorum-100"),
+            "0::/kvorum-ct-101/x\n",
+            "ct:101",
+            id="a fake inside a container",
         ),
         pytest.param(
-            _line("qemu", "-name", "guest=kvorum-100"), "0::/kvorum-ct-104/x\n", "", id="a fake in an unguarded container"
+            _line("qemu", "-name", "guest=kvorum-100"),
+            "0::/kvorum-ct-104/x\n",
+            "",
+            id="a fake in an unguarded container",
         ),
         pytest.param(b"", HOST, "", id="a kernel thread"),
         pytest.param(b"\xff\xfe\0-uuid\0\xff\0", HOST, "", id="bytes that are no text"),
