@@ -84,7 +84,7 @@ class NodeLayout:
 
     @property
     def power_lock(self) -> Path:
-        """Held while the node's power is switched or its freezer turned: people and its watchdog both do."""
+        """Held while the node's power is switched or it is thawed: people and its watchdog both do."""
         return self.lab.lock_file.with_name(f"kvorum-lab.{self.lab.name}.{self.name}.lock")
 
     @property

@@ -130,6 +130,8 @@ class Node:
 
     def kill_unless_fed(self, is_still_due: Callable[[], bool], note: str) -> bool:
         """For its watchdog: as `kill`, with a note of the cause, if it is on and due once nobody else has its power."""
+        if not self.is_on:
+            return False  # nor does a node that boots, with its power held, hold up the watchdog of the others
         with self._power():
             if not self.is_on or not is_still_due():
                 return False
@@ -149,9 +151,8 @@ class Node:
 
     def freeze(self) -> None:
         """Stop every process of the node where it is, guests included; its clocks go on."""
-        with self._power():
-            assert self.pid
-            cgroups.freeze(self.layout.cgroup)
+        assert self.pid
+        cgroups.freeze(self.layout.cgroup)
 
     def thaw(self) -> None:
         with self._power():
