@@ -17,6 +17,7 @@ import kvorum
 from kvorum.errors import KvorumError, Timeout
 from kvorum.node import AGENT_PORT, AGENT_SOCKET, MIGRATION_PORTS, write_atomically
 from kvorum.v1 import guest_pb2
+from lab import relay
 from lab.cluster import Lab
 from lab.node import Node
 from lab.single_run import SingleRunWatch
@@ -32,7 +33,17 @@ VM_CONFIG = {
     "args": "-kernel /srv/shared/images/vmlinux -initrd /srv/shared/images/initrd.cpio -append "
     "'console=ttyS0 panic=-1 quiet no_timer_check tsc=reliable mitigations=off nokaslr 8250.nr_uarts=1'",
 }
-CONTAINER_CONFIG = {"hostname": "box", "memory": "64", "rootfs": "shared:0.1", "ostype": "unmanaged"}
+CONTAINER_CONFIG = {"hostname": "box", "memory": "64", "rootfs": "shared:0.1", "ostype": "busybox"}
+# Left stopped by --keep, for the example client to start.
+SPARE_VM = 102
+SPARE_CONFIG = {
+    "name": "spare",
+    "memory": "16",
+    "serial0": "socket",
+    "vga": "none",
+    "scsihw": "virtio-scsi-pci",
+    "scsi0": "shared:0,import-from=/srv/shared/images/micro.raw,format=raw",
+}
 TEMPLATE = "shared:vztmpl/busybox.tar.gz"
 BOOT_TIMEOUT_S = 90.0
 RECOVERY_TIMEOUT_S = 90.0
@@ -212,25 +223,28 @@ def wait_for(question: Callable[[], Answer | None], what: str, timeout_s: float)
 
 
 def say_what_to_try(lab: Lab) -> None:
-    """A credentials file for clients outside, and commands."""
-    from lab import relay
-
+    """A stopped guest to start, a credentials file for clients outside, and commands."""
+    with client_of(lab.node("n1")) as client:
+        client.tasks.wait(client.guests.create(SPARE_VM, guest_pb2.GUEST_KIND_VM, SPARE_CONFIG, node="n3"))
     program = Path(sys.executable).parent / "kvorum"
     address = relay.publish(lab.node("n1").layout, AGENT_PORT).address
     credentials = lab.layout.directory / "credentials.json"
     inside = "/var/lib/kvorum/credentials.json"
     lab.node("n1").run(["kvorum", "cluster", "credentials", "--out", inside, "--address", address])
     write_atomically(credentials, lab.node("n1").path(inside).read_bytes(), mode=0o600)
+    is_default = lab.layout.name == "lab"
+    name = "" if is_default else f" --name {lab.layout.name}"
+    example = "" if is_default else f" --credentials {credentials}"
     print(f"""
 The cluster is up. Try:
-  {program} lab status
-  {program} lab exec n1 -- kvorum guest list
-  {program} lab exec n1 -- kvorum vm log {VM}
-  {program} lab exec n1 -- kvorum vm migrate {VM} n3
-  {program} lab cut n3 ; {program} lab heal n3
+  {program} lab{name} status
+  {program} lab{name} exec n1 -- kvorum guest list
+  {program} lab{name} exec n1 -- kvorum vm log {VM}
+  {program} lab{name} exec n1 -- kvorum vm migrate {VM} n3
+  {program} lab{name} cut n3 ; {program} lab{name} heal n3
   {program} --credentials {credentials} cluster status
-  {sys.executable} docs/examples/client.py
-  {program} lab down
+  {sys.executable} docs/examples/client.py{example}
+  {program} lab{name} down
 """)
 
 
