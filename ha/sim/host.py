@@ -129,7 +129,9 @@ class Host:
         self.on_boot()
 
     def freeze(self) -> None:
-        if self.is_up and not self.is_frozen:
+        # A freeze on top of a dead keeper, without a device, is a gap that the docs name.
+        is_guarded = self.has_watchdog or self.keeper is not None
+        if self.is_up and not self.is_frozen and is_guarded:
             self.watcher.tell(f"{self.name}: frozen")
             self.is_frozen = True
 

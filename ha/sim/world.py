@@ -251,7 +251,7 @@ class World:
 
     def _kill_keeper(self) -> None:
         host = self._host_by_chance()
-        if host.keeper is not None:
+        if host.keeper is not None and not host.is_frozen:
             host.kill_keeper()
             # Without a device nothing replaces a keeper that stays dead: a gap that the docs name.
             host.after(self.random.uniform(0.1, 8.0 if host.has_watchdog else 2.0), host.start_keeper)

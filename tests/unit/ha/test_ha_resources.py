@@ -1,0 +1,54 @@
+"""ha/resources.cfg and the two status files, as text."""
+
+import pytest
+
+from ha.resources import Request, parse_resources
+from ha.status import LrmStatus, ManagerStatus, parse_lrm_status, parse_manager_status, render
+from kvorum.errors import ConfigError
+
+
+def test_resources_are_read_in_proxmox_ves_format() -> None:
+    text = "vm: 100\n\tstate started\n\tmax_restart 3\n\tmax_relocate 0\n\tcomment web\n\nct: 101\n\tstate disabled\n"
+    found = parse_resources(text)
+    assert [(sid, item.request, item.max_restart, item.max_relocate) for sid, item in found.items()] == [
+        ("vm:100", Request.started, 3, 0),
+        ("ct:101", Request.stopped, 1, 1),
+    ]
+    assert found["vm:100"].comment == "web"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("word", "request_"),
+    [("started", "started"), ("enabled", "started"), ("stopped", "stopped"), ("disabled", "stopped")],
+)
+def test_words_for_a_state_mean(word: str, request_: str) -> None:
+    (found,) = parse_resources(f"vm: 100\n\tstate {word}\n").values()
+    assert found.request == request_
+
+
+def test_ignored_resources_and_other_sections_are_left_out() -> None:
+    assert parse_resources("vm: 100\n\tstate ignored\n\ngroup: a\n\tnodes n1\n") == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["vm: 100\n\tstate running\n", "vm: x\n\tstate started\n", "vm: 100\n\tmax_restart x\n"]
+)
+def test_a_wrong_section_is_named(text: str) -> None:
+    with pytest.raises(ConfigError):
+        parse_resources(text)
+
+
+def test_an_empty_file_is_an_empty_status() -> None:
+    assert parse_manager_status(b"\n") == ManagerStatus()
+    assert parse_lrm_status(b"", "nodes/n1/lrm_status") == LrmStatus()
+
+
+def test_a_status_that_cannot_be_read_is_refused_with_its_path() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_lrm_status(b"{", "nodes/n1/lrm_status")
+    assert caught.value.path == "nodes/n1/lrm_status"
+
+
+def test_equal_statuses_give_equal_bytes() -> None:
+    assert render(LrmStatus(session="a")) == render(LrmStatus(session="a"))
+    assert render(LrmStatus()).endswith(b"\n")
