@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-PROGRAMS = ("qemu-system", "libvirtd", "kvorum-", "lxc-start", "[lxc monitor]", "lab.init", "lab.relay")
+PROGRAMS = ("qemu-system", "libvirtd", "kvorum-", "lxc-start", "[lxc monitor]", "lab.init", "lab.relay", "lab.watchdog")
 
 
 @dataclass(frozen=True)

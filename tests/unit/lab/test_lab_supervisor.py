@@ -77,10 +77,10 @@ def test_a_daemon_that_dies_is_started_again(supervised: Supervised) -> None:
 
 
 def test_a_daemon_that_fails_at_once_is_tried_again_with_pauses(supervised: Supervised) -> None:
-    wait_for(lambda: supervised.unit("bad")["starts"] >= 2)
+    wait_for(lambda: (supervised.place / "bad.log").read_text().startswith("ouch\nouch\n"))
+    assert supervised.unit("bad")["starts"] >= 2
     assert supervised.unit("bad")["state"] in ("waiting", "running")
     assert supervised.unit("bad")["last_status"] == 3
-    assert (supervised.place / "bad.log").read_text().startswith("ouch\nouch\n")
 
 
 def test_a_program_that_is_not_there_is_missing_until_it_comes_and_somebody_asks(supervised: Supervised) -> None:
