@@ -46,7 +46,7 @@ def test_an_empty_file_is_an_empty_status() -> None:
 def test_a_status_that_cannot_be_read_is_refused_with_its_path() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_lrm_status(b"{", "nodes/n1/lrm_status")
-    assert caught.value.path == "nodes/n1/lrm_status"
+    assert caught.value.details["path"] == "nodes/n1/lrm_status"
 
 
 def test_equal_statuses_give_equal_bytes() -> None:
