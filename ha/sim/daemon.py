@@ -6,7 +6,7 @@ and cancels the starts and stops that are under way in the agent.
 """
 
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import cast
 
 from ha import lrm
@@ -23,6 +23,9 @@ from .store import Done as StoreDone
 
 ROUND_S = (0.1, 0.5)
 WRITE_S = 3.0
+
+# A simulation asks for the same few paths over and over.
+_parse_path = cache(parse_config_path)
 
 
 @dataclass(eq=False)
@@ -89,9 +92,7 @@ class Daemon:
             lease=host.published,
             status=self._manager_status(),
             resources=self._resources() or {},
-            configs=frozenset(
-                found[0] for path in files if (found := parse_config_path(path)) and found[1] == host.name
-            ),
+            configs=frozenset(found[0] for path in files if (found := _parse_path(path)) and found[1] == host.name),
             running=frozenset(sid for sid in host.processes if sid in registered),
             written=self._lrm_status(host.name),
             registered=registered,
@@ -143,7 +144,7 @@ class Daemon:
             nodes[NodeName(other)] = Node(NodeName(other), NodeUid(other), lease, self._lrm_status(other))
         configs = {}
         for path, file in replica.state.files.items():
-            if found := parse_config_path(path):
+            if found := _parse_path(path):
                 configs[found[0]] = Config(found[1], file.version)
         return View(
             is_leader=self.store.is_leader(name),
