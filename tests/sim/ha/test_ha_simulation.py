@@ -15,7 +15,7 @@ from ha.sim.world import Mutation, Outcome, simulate
 from ha.status import Service
 from ha.view import Node
 
-SEEDS = int(os.environ.get("KVORUM_HA_SEEDS", "120"))
+SEEDS = int(os.environ.get("KVORUM_HA_SEEDS", "100"))
 GROUP = 10
 # Within so many seeds each fault must be found.
 PATIENCE = 60
