@@ -46,12 +46,14 @@ class Rounds:
         self._wake = asyncio.Event()
         self._newest_index = 0
         self._is_manager = False
+        self._is_settled = False
         self._trouble = ""
 
     async def run(self) -> None:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._listen())
+            group.create_task(self._settle())
             while True:
                 await self._round(group)
                 try:
@@ -73,6 +75,12 @@ class Rounds:
                 self._wake.set()
             await asyncio.sleep(RETRY_S)
 
+    async def _settle(self) -> None:
+        """Starts that an earlier life of this daemon asked for must be over before this life answers any order."""
+        await self._hands.settle()
+        self._is_settled = True
+        self._wake.set()
+
     async def _round(self, group: asyncio.TaskGroup) -> None:
         try:
             reading = await read_store(self._store)
@@ -81,7 +89,8 @@ class Rounds:
                 return
             self._newest_index = reading.applied_index
             await self._manage(reading)
-            await self._keep_local(reading, group)
+            if self._is_settled:
+                await self._keep_local(reading, group)
             self._say_trouble("")
         except ConfigError as error:
             self._say_trouble(f"{error} ({error.remedy})")

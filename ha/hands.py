@@ -1,9 +1,12 @@
 """Performs what the local resource manager decides: starts and stops through this node's agent, and ends leftovers itself.
 
-Each action runs to its end in a task of its own and says how it went; nothing is retried here.
+Each action runs to its end in a task of its own and says how it went; nothing is retried here. A start counts as ended only
+when the agent runs no start of that guest any more: "it failed" sends the guest to another node, where a late start of ours
+must not meet it.
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
 from pathlib import Path
@@ -11,7 +14,7 @@ from pathlib import Path
 import grpc
 
 from kvorum.errors import KvorumError, Timeout
-from kvorum.ids import guest_resource, parse_sid
+from kvorum.ids import guest_resource, node_resource, parse_sid
 from kvorum.node import AGENT_SOCKET
 from kvorum.rpc import from_rpc_error
 from kvorum.v1 import guest_pb2, task_pb2
@@ -20,6 +23,7 @@ from kvorum.v1.task_pb2_grpc import TaskServiceStub
 
 from . import lrm
 from .keeper.processes import Guarded, Guests, scan, send
+from .lease_state import ORDER_KEY
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +35,14 @@ START_S = 120.0
 SHUTDOWN_S = 60
 STOP_S = 120.0
 KILL_S = 10.0
+SETTLE_POLL_S = 0.5
+# Tasks that may bring a guest to run on this node.
+START_TASKS = ("qmstart", "vzstart")
 
 
 class Hands:
-    def __init__(self, socket: Path = AGENT_SOCKET) -> None:
+    def __init__(self, node: str, socket: Path = AGENT_SOCKET) -> None:
+        self._node = node
         options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
         self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=options)
         self._guests = GuestServiceStub(self._channel)
@@ -49,7 +57,7 @@ class Hands:
         try:
             match action:
                 case lrm.Start():
-                    await self._start(action.sid)
+                    await self._start(action.sid, action.incarnation)
                 case lrm.Stop():
                     await self._stop(action.sid)
                 case lrm.KillLeftover():
@@ -62,10 +70,32 @@ class Hands:
             log.warning("%s: %s failed: %s", action.sid, type(action).__name__.lower(), cause)
         return lrm.Done(action.sid, action.uid, isinstance(action, lrm.Start), cause)
 
-    async def _start(self, sid: str) -> None:
+    async def settle(self, sid: str = "") -> None:
+        """Until the agent has answered that it starts nothing (of `sid`) any more. It may take as long as the agent is away."""
+        vmid = parse_sid(sid)[1] if sid else 0
+        request = task_pb2.ListTasksRequest(node=node_resource(self._node), vmid=vmid, running_only=True)
+        while True:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                answer = await self._tasks.ListTasks(request, timeout=CALL_S, metadata=CALLER)
+                if not any(task.type in START_TASKS for task in answer.tasks):
+                    return
+            await asyncio.sleep(SETTLE_POLL_S)
+
+    async def _start(self, sid: str, incarnation: int) -> None:
         request = guest_pb2.StartGuestRequest(name=guest_resource(parse_sid(sid)[1]))
-        answer = await self._guests.StartGuest(request, timeout=CALL_S, metadata=CALLER)
-        await self._wait(answer.task, START_S)
+        order = (*CALLER, (ORDER_KEY, str(incarnation)))
+        try:
+            answer = await self._guests.StartGuest(request, timeout=CALL_S, metadata=order)
+            try:
+                await self._wait(answer.task, START_S)
+            except grpc.aio.AioRpcError:
+                await self._tasks.CancelTask(
+                    task_pb2.CancelTaskRequest(upid=answer.task), timeout=CALL_S, metadata=CALLER
+                )
+                raise
+        except grpc.aio.AioRpcError:
+            await self.settle(sid)
+            raise
 
     async def _stop(self, sid: str) -> None:
         request = guest_pb2.ShutdownGuestRequest(

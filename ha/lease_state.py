@@ -16,6 +16,9 @@ from kvorum.node import KEEPER_DIR
 STATE_FILE = KEEPER_DIR / "state.json"
 GUESTS_FILE = KEEPER_DIR / "guests.json"
 
+# Metadata of a start that HA asks the agent for: the incarnation under which the order was given.
+ORDER_KEY = "kvorum-ha-lease"
+
 LIVE = "live"
 PAUSED = "paused"
 KILLED = "killed"

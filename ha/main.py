@@ -52,7 +52,7 @@ async def _work() -> None:
     while True:
         identity = await _identity()
         log.info("works for %s (%s)", identity.name, identity.uid)
-        hands = Hands()
+        hands = Hands(identity.name)
         try:
             async with StoreClient(author="ha") as store:
                 rounds = asyncio.create_task(Rounds(store, identity, hands, KeeperFiles()).run())

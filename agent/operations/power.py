@@ -16,18 +16,24 @@ from .host import Host, resolve
 SHUTDOWN_TIMEOUT_S = 60.0
 
 
-async def start_guest(host: Host, handle: TaskHandle, vmid: Vmid, *, by_ha: bool = False) -> None:
-    """HA may ask twice: a guest that runs is what it wants. Raises Refused, Locked, Fenced, NoQuorum."""
+async def start_guest(
+    host: Host, handle: TaskHandle, vmid: Vmid, *, by_ha: bool = False, lease: int | None = None
+) -> None:
+    """HA may ask twice: a guest that runs is what it wants. Raises Refused, Locked, Fenced, NoQuorum.
+
+    `lease`: the incarnation under which HA gave the order. An order that arrives in a later life of the node may have been
+    overtaken by a recovery elsewhere, whose move of the config file we may not have seen yet.
+    """
     async with host.queue.turn(vmid, "start"):
         file = await host.own_unlocked(vmid, handle)
         observed = await host.observe(file)
         if observed.state is RunState.running and by_ha:
             handle.log("runs already")
             return
-        await start_now(host, handle, file)
+        await start_now(host, handle, file, lease=lease)
 
 
-async def start_now(host: Host, handle: TaskHandle, file: GuestFile) -> None:
+async def start_now(host: Host, handle: TaskHandle, file: GuestFile, *, lease: int | None = None) -> None:
     """For a caller that has the guest's turn and has just read `file` from the majority."""
     observed = await host.observe(file)
     if observed.state is not RunState.stopped:
@@ -35,7 +41,7 @@ async def start_now(host: Host, handle: TaskHandle, file: GuestFile) -> None:
     storages = await host.storages()
     guest = resolve(file, storages)
     # Last, so that as little time as possible passes between the look at the lease and the start.
-    incarnation = await check_lease(host, file)
+    incarnation = await check_lease(host, file, incarnation=lease)
     handle.progress(-1.0, "start")
     await host.drivers[file.kind].start(guest)
     if incarnation is not None:
@@ -43,12 +49,12 @@ async def start_now(host: Host, handle: TaskHandle, file: GuestFile) -> None:
     handle.log(f"guest {file.vmid} runs (generation {file.generation})")
 
 
-async def check_lease(host: Host, file: GuestFile) -> int | None:
+async def check_lease(host: Host, file: GuestFile, *, incarnation: int | None = None) -> int | None:
     """The lease's incarnation; None when HA does not manage the guest. Raises Fenced when this node may not run it now."""
     if not await host.is_ha_managed(file):
         return None
     lease = host.lease()
-    lease_state.may_start(lease, host.boottime(), file.sid)
+    lease_state.may_start(lease, host.boottime(), file.sid, incarnation=incarnation)
     return lease.incarnation
 
 

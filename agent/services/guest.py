@@ -19,6 +19,7 @@ from agent.operations.power import SHUTDOWN_TIMEOUT_S, shutdown_guest, start_gue
 from agent.operations.schema import in_order
 from agent.operations.update import update_guest
 from agent.tasks import TaskHandle, undoing
+from ha.lease_state import ORDER_KEY
 from kvorum.errors import AlreadyExists, InvalidInput, KvorumError, NotFound, Refused
 from kvorum.ids import NodeName, Vmid, node_resource, parse_guest_resource, parse_node_resource, parse_vmid
 from kvorum.v1 import guest_pb2 as pb
@@ -146,9 +147,10 @@ class GuestService(guest_pb2_grpc.GuestServiceServicer):
         if task := await self._ask_ha(file, ha_resources.STARTED):
             return pb.StartGuestResponse(task=task)
         by_ha = _is_ha()
+        lease = _lease_of_order(context) if by_ha else None
 
         async def work(handle: TaskHandle) -> None:
-            await start_guest(self._host, handle, file.vmid, by_ha=by_ha)
+            await start_guest(self._host, handle, file.vmid, by_ha=by_ha, lease=lease)
 
         return pb.StartGuestResponse(task=self._start_task(file.kind, "start", file.vmid, work))
 
@@ -293,6 +295,14 @@ def task_user() -> str:
     """Who a task's UPID names: a user as `name@realm`. HA and nodes act as root@pam, as in Proxmox VE."""
     caller = current_caller()
     return caller.name if caller.kind is CallerKind.user else "root@pam"
+
+
+def _lease_of_order(context: Any) -> int | None:
+    """Under which incarnation of this node's lease HA gave the order."""
+    for key, value in context.invocation_metadata() or ():
+        if key == ORDER_KEY:
+            return int(value)
+    return None
 
 
 def _is_ha() -> bool:

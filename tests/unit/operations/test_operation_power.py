@@ -75,6 +75,17 @@ async def test_an_ha_guest_starts_only_under_a_live_lease_of_a_keeper_that_guard
     assert driver.started
 
 
+async def test_an_order_of_an_earlier_lease_starts_nothing() -> None:
+    driver = FakeDriver()
+    host = fake_host(FakeStore({PATH: "", **HA}), driver=driver)
+    host.lease = lambda: replace(LIVE, incarnation=6)
+    with pytest.raises(Fenced):
+        await start_guest(host, FakeHandle(), VMID, by_ha=True, lease=5)
+    assert not driver.started
+    await start_guest(host, FakeHandle(), VMID, by_ha=True, lease=6)
+    assert driver.started
+
+
 async def test_an_ha_guest_whose_start_outlasts_its_lease_is_ended_again() -> None:
     driver = FakeDriver()
     host = fake_host(FakeStore({PATH: "", **HA}), driver=driver)
