@@ -72,9 +72,10 @@ $(STAMP)/dev: $(STAMP)/proto
 	@mkdir -p $(@D)
 	@touch $@
 
-# The npm package carries buf's binary.
+# The npm package carries buf's binary. Not --prefix: npm then looks for the machine's own settings below that folder.
 $(STAMP)/buf: $(STAMP)/packages
 	tools/system-setup check
-	npm install --silent --no-save --no-fund --no-audit --prefix .tools @bufbuild/buf@1.75.0
+	mkdir -p .tools && echo '{}' >.tools/package.json
+	cd .tools && npm install --no-save --no-fund --no-audit --loglevel=error @bufbuild/buf@1.75.0
 	@mkdir -p $(@D)
 	@touch $@
