@@ -68,7 +68,8 @@ async def read_store(store: "StoreClient") -> Reading:
     replica = await store.status()
     leases = await store.list_leases()
     files = {entry.path: entry for entry in (*status[0], *nodes[0])}
-    return Reading(files=files, applied_index=status[1], replica=replica, leases=leases)
+    # Without a directory `ha` (nobody has used HA, or somebody removed it) its listing tells no index; the later one does.
+    return Reading(files=files, applied_index=status[1] or nodes[1], replica=replica, leases=leases)
 
 
 async def _listing(store: "StoreClient", path: str) -> tuple[tuple["store_pb2.Entry", ...], int]:
