@@ -26,10 +26,9 @@ from kvorum.node import (
 from .background import Background
 
 if TYPE_CHECKING:
-    from clusterfs.client import StoreClient
-
     from agent.peers import Peers
     from agent.tasks import TaskRunner
+    from clusterfs.client import StoreClient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
