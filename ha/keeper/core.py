@@ -33,6 +33,8 @@ class State:
     ending_since: float | None = None
     guests_revision: int = 0
     sids: tuple[str, ...] = ()
+    # The node is no member any more: guests end, and no lease is taken again.
+    has_left: bool = False
     cause: str = "the keeper has just started"
 
 
@@ -79,7 +81,12 @@ class GuestsLoaded:
     sids: tuple[str, ...]
 
 
-Event = Tick | Renewed | Acquired | Refused | Failed | GuestsLoaded
+@dataclass(frozen=True, slots=True)
+class Left:
+    """This node is no member of its cluster any more; the others may start its guests at any moment."""
+
+
+Event = Tick | Renewed | Acquired | Refused | Failed | GuestsLoaded | Left
 
 
 # Actions
@@ -180,7 +187,7 @@ def _take(state: State, event: Event, now: float, profile: Profile) -> tuple[Sta
         case Acquired():
             state = replace(state, calling_since=None)
             # An answer that came too late to be of use; the next one will be of a later incarnation.
-            if state.phase != NONE or now - event.sent_at >= profile.pause_after_s:
+            if state.phase != NONE or state.has_left or now - event.sent_at >= profile.pause_after_s:
                 return state, ()
             cause = f"holds the lease {event.incarnation}"
             return replace(state, phase=LIVE, incarnation=event.incarnation, anchor=event.sent_at, cause=cause), ()
@@ -193,6 +200,9 @@ def _take(state: State, event: Event, now: float, profile: Profile) -> tuple[Sta
             return replace(state, calling_since=None, next_call_at=max(state.next_call_at, now + RETRY_S)), ()
         case GuestsLoaded():
             return replace(state, guests_revision=event.revision, sids=event.sids), ()
+        case Left():
+            cause = "this node has left its cluster"
+            return replace(state, phase=KILLED, has_left=True, ending_since=now, cause=cause), ()
         case Tick():
             return state, ()
 
@@ -230,7 +240,7 @@ def _prove(state: State, tick: Tick, now: float, profile: Profile) -> tuple[Stat
 
 def _call(state: State, now: float, profile: Profile) -> tuple[State, tuple[Action, ...]]:
     """At most one call at a time, each given up before the next is due."""
-    if state.calling_since is not None or now < state.next_call_at:
+    if state.has_left or state.calling_since is not None or now < state.next_call_at:
         return state, ()
     if state.phase in (LIVE, PAUSED):
         return _calling(state, now, profile), (Renew(state.incarnation),)

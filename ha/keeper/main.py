@@ -12,15 +12,14 @@ import queue
 import signal
 import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
 
 import grpc
 import msgspec
 
-from ha.lease_state import GUESTS_FILE, LIVE, STATE_FILE, LeaseState, boot_id, boottime, read
+from ha.lease_state import GUESTS_FILE, LIVE, NONE, STATE_FILE, LeaseState, boot_id, boottime, read
 from ha.leases import FAST, Profile
-from kvorum.errors import KvorumError
+from kvorum.errors import KvorumError, NotFound
 from kvorum.node import CLUSTERFS_SOCKET, load_identity
 from kvorum.rpc import from_rpc_error
 from kvorum.v1 import replica_pb2, replica_pb2_grpc
@@ -128,15 +127,34 @@ class Keeper:
                 self._tick()
             self._step(event)
 
+    def end(self) -> None:
+        """The node is no member any more: ends its HA guests, which others may start now, and only then lets go.
+
+        Without a mount and a membership nobody else here would. The reset stands behind it, as always. A stop leaves the
+        list where it is, so that the next keeper goes on.
+        """
+        self._load_guests()
+        self._step(core.Left())
+        while self._state.phase != NONE and not self._stopping.is_set():
+            self._tick()
+            self._stopping.wait(TICK_ENDING_S)
+        if self._state.phase == NONE:
+            self._watchdog.disarm()
+            GUESTS_FILE.unlink(missing_ok=True)
+            STATE_FILE.unlink(missing_ok=True)
+
     def _is_still_member(self) -> bool:
-        """False when the node has left its cluster, which it may only do without HA guests."""
+        """An identity that cannot be read is no reason to give up guests: only none, or another one."""
         now = boottime()
         if now < self._look_again_at:
             return True
         self._look_again_at = now + IDENTITY_POLL_S
-        with suppress(KvorumError):
+        try:
             return load_identity().uid == self._uid
-        return False
+        except NotFound:
+            return False
+        except KvorumError:
+            return True
 
     def _tick(self) -> None:
         self._load_guests()
@@ -266,17 +284,25 @@ def main() -> None:
     schedule_first()
     watchdog = find()
     while not stopped.is_set():
-        with suppress(KvorumError):
-            identity = load_identity()
-            one = Keeper(identity.uid, profile=FAST, socket=CLUSTERFS_SOCKET, watchdog=watchdog, guests=Guests())
+        try:
+            uid = load_identity().uid
+        except NotFound:
+            uid = ""
+        except KvorumError as error:
+            log.error("%s (%s)", error, error.remedy)
+            stopped.wait(IDENTITY_POLL_S)
+            continue
+        # No member, and a list of guests: the keeper that was to end them did not come to it.
+        if uid or GUESTS_FILE.exists():
+            one = Keeper(uid, profile=FAST, socket=CLUSTERFS_SOCKET, watchdog=watchdog, guests=Guests())
             keeper.append(one)
-            log.info("guards %s (%s)", identity.name, identity.uid)
-            one.run()
-            keeper.clear()
+            if uid:
+                log.info("guards node %s", uid)
+                one.run()
             if not stopped.is_set():
                 log.info("this node has left its cluster")
-                watchdog.disarm()
-                STATE_FILE.unlink(missing_ok=True)
+                one.end()
+            keeper.clear()
         stopped.wait(IDENTITY_POLL_S)
 
 

@@ -8,6 +8,7 @@ from ha.keeper.core import (
     Failed,
     GuestsLoaded,
     Kill,
+    Left,
     Pause,
     PetWatchdog,
     Refused,
@@ -165,3 +166,23 @@ def test_without_a_live_lease_nothing_is_valid() -> None:
     keeper = _live()
     keeper.at(103.6, Tick())
     assert published(keeper.state, FAST, boot_id="b", uid="u").valid_until_boottime == 0.0
+
+
+def test_a_keeper_of_a_node_that_has_left_ends_its_guests_and_takes_no_lease_again() -> None:
+    keeper = _live()
+    assert keeper.at(100.2, Left()) == (Kill(),)
+    assert keeper.at(100.3, Renewed(100.1, 7)) == (Kill(),), "whatever is answered still"
+    assert keeper.at(100.4, Tick(is_running=True)) == (Kill(),)
+    assert keeper.at(100.5, Tick(is_running=False)) == (Kill(), PetWatchdog())
+    assert keeper.state.phase == NONE
+    assert keeper.at(105.0, Tick(is_running=False)) == (PetWatchdog(),)
+    keeper.at(105.1, Acquired(105.0, 8))
+    assert keeper.state.phase == NONE, "an acquisition that was under way"
+
+
+def test_a_node_that_has_left_is_reset_when_its_guests_do_not_end() -> None:
+    keeper = _live()
+    keeper.at(100.2, Left())
+    (killed, reset) = keeper.at(100.3 + FAST.watchdog_s, Tick(is_running=True))
+    assert killed == Kill()
+    assert isinstance(reset, ResetHost)
