@@ -142,7 +142,8 @@ def decode(entry: bytes) -> Envelope:
         raise UnknownVersion(f"entry of format {entry[0]}, this program knows {VERSION}: upgrade this node")
     try:
         return _decoder.decode(memoryview(entry)[1:])
-    except (msgspec.DecodeError, RecursionError) as error:
+    # msgspec lets the second escape for bad UTF-8 in the key of a map.
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(str(error)) from error
 
 

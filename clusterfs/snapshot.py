@@ -91,7 +91,7 @@ def decode(chunks: Iterable[bytes]) -> State:
     """Raises BadSnapshot."""
     try:
         return _decode(_frames(chunks))
-    except (msgspec.DecodeError, KeyError, StopIteration) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, StopIteration) as error:
         raise BadSnapshot(f"the snapshot does not decode: {error}") from error
 
 

@@ -54,7 +54,7 @@ def read(path: Path = STATE_FILE, *, boot: str | None = None) -> LeaseState:
     """The state as written; without a readable file of this boot there is no lease. Never raises."""
     try:
         state = msgspec.json.decode(path.read_bytes(), type=LeaseState)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return LeaseState(cause="the keeper has not said anything yet")
     if state.boot_id != (boot_id() if boot is None else boot):
         return LeaseState(cause="the keeper's state is from another boot")

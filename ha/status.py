@@ -108,7 +108,7 @@ def _decode(content: bytes, kind: type[T], path: str) -> T:
         return kind()
     try:
         return msgspec.json.decode(content, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"cannot read it: {error}", path=path, remedy="restore it from the store's history"
         ) from error

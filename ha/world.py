@@ -189,5 +189,5 @@ class KeeperFiles:
     def _load(self) -> GuestList:
         try:
             return msgspec.json.decode(self._guests.read_bytes(), type=GuestList)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return GuestList()

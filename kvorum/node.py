@@ -77,7 +77,7 @@ def load_identity(path: Path = IDENTITY_FILE) -> Identity:
         raise NotFound(
             "this node is in no cluster", remedy="run 'kvorum cluster init' or 'kvorum cluster join ADDRESS TOKEN'"
         ) from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the node's identity: {error}", path=str(path)) from error
 
 

@@ -199,7 +199,7 @@ class Lab:
     def _state(self) -> LabState | None:
         try:
             return msgspec.json.decode(self.layout.state_file.read_bytes(), type=LabState)
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
             return None
 
     def _write_state(self, state: LabState) -> None:

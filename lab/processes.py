@@ -51,7 +51,7 @@ def recall(path: Path) -> Recorded | None:
     """The process noted in `path` if that very one still lives."""
     try:
         noted = msgspec.json.decode(path.read_bytes(), type=Recorded)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return None
     return noted if is_alive(noted) else None
 

@@ -78,7 +78,7 @@ def unpublish(node: NodeLayout, port: int) -> None:
 
 
 def find(node: NodeLayout, port: int) -> Published | None:
-    with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
+    with contextlib.suppress(FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         published = msgspec.json.decode(_record(node, port).read_bytes(), type=Published)
         if processes.start_time(published.pid) == published.started:
             return published

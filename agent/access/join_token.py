@@ -115,7 +115,7 @@ def parse_stored(content: bytes) -> StoredToken:
     """Raises PermissionDenied: a damaged entry lets nobody in."""
     try:
         return msgspec.json.decode(content, type=StoredToken)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise PermissionDenied(f"the join token's entry is damaged: {error}", remedy=NEW_TOKEN) from error
 
 

@@ -110,5 +110,5 @@ def _subject(emulator: Path) -> str:
 def _read(cache: Path) -> _Cached | None:
     try:
         return msgspec.json.decode(cache.read_bytes(), type=_Cached)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None

@@ -204,7 +204,7 @@ def _expiry_of(content: bytes) -> int:
     """0 for what cannot be read."""
     try:
         return msgspec.json.decode(content, type=_Expiring).expires
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return 0
 
 

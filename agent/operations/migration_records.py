@@ -55,7 +55,7 @@ class MigrationRecords:
         for path in self._directory.glob("*.json"):
             try:
                 record = msgspec.json.decode(path.read_bytes(), type=Record)
-            except (OSError, msgspec.DecodeError) as error:
+            except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
                 log.error("migration record %s cannot be read: %s", path, error)
                 continue
             self._records[self._key(record)] = record

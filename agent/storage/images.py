@@ -63,7 +63,7 @@ async def info(path: Path, image_format: ImageFormat) -> ImageInfo:
 def parse_info(output: bytes) -> ImageInfo:
     try:
         return msgspec.json.decode(output, type=ImageInfo)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CommandFailed(f"qemu-img says nothing of use: {error}") from error
 
 

@@ -130,7 +130,7 @@ def _read_header(stream: BinaryIO, path: Path) -> _Header:
         raise _damaged(path, "it is no snapshot, or one of an unknown version")
     try:
         return msgspec.msgpack.decode(_read_chunk(stream, path), type=_Header)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _damaged(path, f"its header does not parse: {error}") from error
 
 

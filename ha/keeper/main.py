@@ -219,7 +219,7 @@ class Keeper:
             content = msgspec.json.decode(GUESTS_FILE.read_bytes(), type=GuestList)
         except FileNotFoundError:
             return
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             log.error("cannot read %s: %s", GUESTS_FILE, error)
             return
         self._loaded = (stat.st_ino, stat.st_mtime_ns)

@@ -27,7 +27,7 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
             return msgspec.json.decode(Path(path).read_bytes(), type=cls)
         except FileNotFoundError:
             raise NotFound(f"there is no credentials file {path}", remedy=remedy) from None
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is no credentials file: {error}", path=str(path), remedy=remedy) from error
 
     def save(self, path: Path | str) -> None:
