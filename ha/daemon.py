@@ -19,7 +19,7 @@ from . import lrm, manager
 from .hands import Hands
 from .lease_state import boottime
 from .status import MANAGER_STATUS, LrmStatus, ManagerStatus, lrm_status_path, render
-from .world import Complaints, KeeperFiles, Reading, local_view, manager_view, read_store
+from .world import Absences, Complaints, KeeperFiles, Reading, local_view, manager_view, read_store
 
 if TYPE_CHECKING:
     from clusterfs.client import StoreClient
@@ -42,6 +42,7 @@ class Rounds:
         self._hands = hands
         self._files = files
         self._complaints = Complaints()
+        self._absences = Absences()
         self._memory = lrm.Memory(session=uuid.uuid4().hex)
         self._wake = asyncio.Event()
         self._newest_index = 0
@@ -112,7 +113,7 @@ class Rounds:
             log.info("this node is %s", "the manager now" if self._is_manager else "no longer the manager")
         if not self._is_manager:
             return
-        view = manager_view(reading, self._identity, self._complaints)
+        view = manager_view(reading, self._identity, self._complaints, self._absences, now=boottime())
         decision = manager.decide(view, time.time())
         if decision.status is not None and not await self._write_status(decision.status, view.status_version):
             self._wake.set()

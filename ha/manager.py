@@ -204,7 +204,12 @@ class _Resource:
         return result if result is not None and result.sid == self.sid else None
 
     def released(self, service: Service) -> str:
-        return has_released(self.node(service.node), self.sid, service)
+        return "" if self.is_leaving(service.node) else has_released(self.node(service.node), self.sid, service)
+
+    def is_leaving(self, name: str) -> bool:
+        """It is no member any more, but its keeper may not have had its time yet: the removal is its last renewal's end."""
+        absent_s = self.view.absent_s.get(NodeName(name), 0.0)
+        return bool(name) and self.node(name) is None and absent_s <= self.view.profile.takeover_after_s
 
     def choose(self, avoid: Sequence[str]) -> Choice:
         ready = [name for name in self.view.nodes if self.is_ready(name)]
@@ -391,6 +396,11 @@ class _Resource:
             return self.order_release(service, place)
         if self.is_lost(service):
             return self.turn(service, State.fence, self.silence(service))
+        if self.is_leaving(service.node):
+            wait_s = self.view.profile.takeover_after_s
+            return self.explain(
+                service, f"{service.node} is no member any more; its guests are given {wait_s:.1f} s to end"
+            )
         if self.node(service.node) is None:
             return self.turn(service, State.recovery, f"{service.node} is no member any more")
         return None

@@ -50,6 +50,8 @@ class View:
     status: ManagerStatus
     # Of `ha/manager_status`; 0 when it is not there.
     status_version: int
+    # For how long this manager has seen that a node of its status is no member, on its boot-time clock.
+    absent_s: Mapping[NodeName, float] = field(default_factory=dict)
     profile: Profile = FAST
 
 

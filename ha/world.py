@@ -80,8 +80,23 @@ async def _listing(store: "StoreClient", path: str) -> tuple[tuple["store_pb2.En
     return found.entries, found.applied_index
 
 
-def manager_view(reading: Reading, identity: Identity, complaints: Complaints) -> View:
-    """Raises ConfigError when the manager's own status cannot be read."""
+@dataclass(slots=True)
+class Absences:
+    """Since when nodes that hold orders are no members: from this process' own first look, which is never too early."""
+
+    since: dict[str, float] = field(default_factory=dict)
+
+    def look(self, holders: Iterable[str], members: Iterable[str], now: float) -> Mapping[NodeName, float]:
+        """Seconds by node. `now` on the boot-time clock."""
+        absent = {name for name in holders if name} - set(members)
+        self.since = {name: self.since.get(name, now) for name in absent}
+        return {NodeName(name): now - began for name, began in self.since.items()}
+
+
+def manager_view(
+    reading: Reading, identity: Identity, complaints: Complaints, absences: Absences, *, now: float
+) -> View:
+    """`now` on the boot-time clock. Raises ConfigError when the manager's own status cannot be read."""
     leases = {
         lease.uid: Lease(lease.incarnation, lease.renewal, lease.fenced, lease.age_seconds)
         for lease in reading.leases.leases
@@ -95,6 +110,8 @@ def manager_view(reading: Reading, identity: Identity, complaints: Complaints) -
         )
         for member in reading.replica.members
     }
+    status = parse_manager_status(reading.content(MANAGER_STATUS))
+    holders = [service.node for service in status.service_status.values()]
     return View(
         is_leader=reading.leases.leader,
         is_quorate=reading.leases.quorate,
@@ -102,8 +119,9 @@ def manager_view(reading: Reading, identity: Identity, complaints: Complaints) -
         nodes=nodes,
         resources=_resources(reading, complaints),
         configs=_configs(reading),
-        status=parse_manager_status(reading.content(MANAGER_STATUS)),
+        status=status,
         status_version=reading.version(MANAGER_STATUS),
+        absent_s=absences.look(holders, nodes, now),
     )
 
 

@@ -4,7 +4,7 @@ from typing import cast
 
 from clusterfs.client import Listing, StoreClient
 from ha.status import MANAGER_STATUS
-from ha.world import read_store
+from ha.world import Absences, read_store
 from kvorum.errors import NotFound
 from kvorum.v1 import replica_pb2, store_pb2
 
@@ -46,3 +46,11 @@ async def test_a_removed_directory_ha_does_not_make_every_later_reading_look_old
     del store.files[MANAGER_STATUS]
     store.index = 41
     assert (await read_store(cast(StoreClient, store))).applied_index >= newest
+
+
+def test_absence_counts_from_the_first_look_and_ends_with_a_return() -> None:
+    absences = Absences()
+    assert absences.look(["n1", "n2", ""], ["n1", "n3"], 100.0) == {"n2": 0.0}
+    assert absences.look(["n1", "n2"], ["n1", "n3"], 109.0) == {"n2": 9.0}
+    assert absences.look(["n1", "n2"], ["n1", "n2"], 110.0) == {}
+    assert absences.look(["n1", "n2"], ["n1"], 111.0) == {"n2": 0.0}
