@@ -183,6 +183,19 @@ def test_a_guest_is_stopped_and_started_by_what_is_asked_of_ha(lab: Lab, watch: 
     until(lambda: is_started(lab, VM), "HA in charge")
 
 
+def test_a_node_that_leaves_by_force_has_ended_its_guest_before_another_starts_it(
+    lab: Lab, watch: SingleRunWatch
+) -> None:
+    # The last test: the cluster has two nodes after it.
+    victim = owner(lab, VM)
+    begin = len(watch.samples)
+    victim.run(["kvorum", "cluster", "leave", "--force"])
+    new = runs_elsewhere(lab, watch, VM, victim)
+    until(lambda: seen(watch, begin, VM, new), "the watcher's look at it")
+    assert max(seen(watch, begin, VM, victim.name)) < min(seen(watch, begin, VM, new))
+    assert victim.is_on
+
+
 # Asking
 
 
