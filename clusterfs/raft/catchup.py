@@ -4,9 +4,7 @@ Each piece names the snapshot and its offset, and the receiver answers with how 
 doubled or reordered can corrupt the copy. Whether the whole is good is for the checksum in it (`snapshot.verify`).
 """
 
-from pathlib import Path
-from typing import BinaryIO
-
+from .files import File, Files
 from .messages import SnapshotChunk
 from .snapshot import Point
 
@@ -17,10 +15,10 @@ RESEND_S = 2.0
 class Sending:
     """A leader's side, for one follower. The open file stays readable when a newer snapshot replaces it."""
 
-    def __init__(self, path: Path, point: Point) -> None:
+    def __init__(self, file: File, point: Point) -> None:
         self.point = point
-        self._file: BinaryIO = path.open("rb")
-        self.size = self._file.seek(0, 2)
+        self._file = file
+        self.size = file.size()
         self._acknowledged = 0
         self._sent = 0
         self._progress_at = 0.0
@@ -34,8 +32,7 @@ class Sending:
             self._progress_at = now
         found: list[tuple[int, bytes]] = []
         while self._sent < min(self.size, self._acknowledged + window_bytes):
-            self._file.seek(self._sent)
-            data = self._file.read(min(chunk_bytes, self.size - self._sent))
+            data = self._file.read(min(chunk_bytes, self.size - self._sent), at=self._sent)
             assert data, "a snapshot does not shrink"
             found.append((self._sent, data))
             self._sent += len(data)
@@ -61,8 +58,10 @@ class Sending:
 class Receiving:
     """A follower's side: the file that grows."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, files: Files, file_name: str) -> None:
+        self._files = files
+        self._file_name = file_name
+        self._file: File | None = None
         self._name: tuple[int, int, int] | None = None
         self._held = 0
 
@@ -70,15 +69,19 @@ class Receiving:
         """Keep a piece: (bytes held, whether to begin again from there, whether it is complete)."""
         name = (chunk.index, chunk.snapshot_term, chunk.size)
         if name != self._name:
-            self._name, self._held = name, 0
-            self._path.unlink(missing_ok=True)
+            self.forget()
+            self._name = name
         if chunk.offset != self._held or not chunk.data:
             return self._held, bool(chunk.data), False
-        with self._path.open("ab") as stream:
-            stream.write(chunk.data)
+        if self._file is None:
+            self._file = self._files.create(self._file_name)
+        self._file.write(chunk.data, at=self._held)
         self._held += len(chunk.data)
         return self._held, False, self._held == chunk.size
 
     def forget(self) -> None:
-        self._path.unlink(missing_ok=True)
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._files.remove(self._file_name)
         self._name, self._held = None, 0

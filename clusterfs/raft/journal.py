@@ -8,15 +8,14 @@ a new one beside it and renames, so that each moment has a whole log. What the e
 """
 
 import logging
-import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import overload
 
 import pysyncobj.syncobj
 from pysyncobj.journal import Journal as PysyncobjJournal
 
 from . import records
+from .files import File, Files
 from .messages import Entry
 from .records import Damaged, Kind, Record
 from .values import StorageDamaged
@@ -24,6 +23,7 @@ from .values import StorageDamaged
 log = logging.getLogger(__name__)
 
 NO_OP = b"\x01"
+NAME = "log"
 
 _create_journal = pysyncobj.syncobj.createJournal
 
@@ -177,37 +177,37 @@ class Log(PysyncobjJournal):  # type: ignore[misc]
 
 
 class FileLog(Log):
-    """The log in a file of `directory`. Opening repairs a torn end; any other damage raises StorageDamaged."""
+    """The log in a file of a directory. Opening repairs a torn end; any other damage raises StorageDamaged."""
 
-    def __init__(self, directory: Path, *, uid: str, sync_file: Callable[[int], None] = os.fdatasync) -> None:
+    def __init__(self, files: Files, *, uid: str) -> None:
         super().__init__()
-        self._directory = directory
-        self._path = directory / "log"
+        self._files = files
+        self._path = files.path / NAME
         self._uid = uid
-        self._sync_file = sync_file
         self._pending: list[Record] = []
         self._batch = 0
         self._failure: OSError | None = None
-        self._file = -1
-        if self._path.exists():
+        self._file: File | None = None
+        self._end = 0
+        if NAME in files.names():
             self._load()
         else:
             self._rewrite()
 
     def _load(self) -> None:
-        data = self._path.read_bytes()
+        self._file = file = self._files.open(NAME)
+        data = file.read(file.size(), at=0)
         try:
-            found, self._batch, end = records.read(data)
+            found, self._batch, self._end = records.read(data)
             self._replay(found)
         except (Damaged, ValueError, AssertionError) as error:
             raise self._damaged(str(error)) from error
-        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        if end < len(data):
+        if self._end < len(data):
             log.warning(
-                "%s: the last %d bytes were being written at a crash and are dropped", self._path, len(data) - end
+                "%s: the last %d bytes were being written at a crash and are dropped", self._path, len(data) - self._end
             )
-            os.ftruncate(self._file, end)
-        os.fsync(self._file)
+            file.truncate(self._end)
+        file.datasync()
 
     def _replay(self, found: Sequence[Record]) -> None:
         assert found and found[0].kind is Kind.base, "there is no beginning"
@@ -254,14 +254,15 @@ class FileLog(Log):
             raise OSError(self._failure.errno, f"the log failed before: {self._failure}")
         if not self._pending:
             return
+        assert self._file is not None
+        data = records.pack(self._pending, self._batch + 1)
         try:
-            data = memoryview(records.pack(self._pending, self._batch + 1))
-            while data:
-                data = data[os.write(self._file, data) :]
-            self._sync_file(self._file)
+            self._file.write(data, at=self._end)
+            self._file.datasync()
         except OSError as error:
             self._failure = error
             raise
+        self._end += len(data)
         self._batch += 1
         self._pending.clear()
 
@@ -273,34 +274,30 @@ class FileLog(Log):
         found = [records.base(self._uid, index, term), records.vote(self._term, self._voted_for)]
         found += [records.entry(*entry) for entry in self._entries[1:]]
         found.append(records.commit(self._commit_index))
-        fresh = self._path.with_suffix(".new")
-        file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        data = records.pack(found, 1)
         try:
-            data = memoryview(records.pack(found, 1))
-            while data:
-                data = data[os.write(file, data) :]
-            os.fsync(file)
-            fresh.rename(self._path)
-            sync_directory(self._directory)
+            file = self._files.create(NAME + ".new")
+            file.write(data, at=0)
+            file.datasync()
+            self._files.rename(NAME + ".new", NAME)
+            self._files.sync()
         except OSError as error:
             # The old file may or may not be replaced: this process no longer knows what is on disk.
             self._failure = error
-            os.close(file)
             raise
         self._close_file()
-        self._file = file
-        self._batch = 1
+        self._file, self._end, self._batch = file, len(data), 1
         self._pending.clear()
         self._stored_commit_index = self._commit_index
 
     def _close_file(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def close(self) -> None:
         """A clean end also seals the last batch: damage to it is recognised from now on."""
-        if self._file >= 0 and self._failure is None:
+        if self._file is not None and self._failure is None:
             self._record(records.commit(self._commit_index))
             self.sync()
         self._close_file()
@@ -311,12 +308,3 @@ class FileLog(Log):
 
     def _destroy(self) -> None:
         self._close_file()
-
-
-def sync_directory(path: Path) -> None:
-    """Make renames in a directory durable."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -21,6 +21,7 @@ from . import membership
 from .consensus import Command, Consensus
 from .core import MEMBERSHIP, NO_OP, REGULAR, Surroundings, monotonic, spawn_thread
 from .credentials import Credentials
+from .files import LocalFiles
 from .journal import FileLog
 from .membership import Change
 from .snapshot import SnapshotStore
@@ -152,13 +153,14 @@ class Replica:
             raise AlreadyExists(f"another process uses {self._directory}", remedy="stop it first") from None
 
     def _assemble(self) -> None:
-        snapshots = SnapshotStore(self._directory)
-        if snapshots.path.exists() and not (self._directory / "log").exists():
+        files = LocalFiles(self._directory)
+        snapshots = SnapshotStore(files)
+        if snapshots.is_there() and not (self._directory / "log").exists():
             raise StorageDamaged(
                 f"there is a snapshot but no log in {self._directory}",
                 remedy="remove this node from the cluster, empty the directory and join again",
             )
-        self._log = FileLog(self._directory, uid=self._uid)
+        self._log = FileLog(files, uid=self._uid)
         if self._log.last_index == 0 and not self._is_joining:
             self._write_first_configuration(self._log)
         self._transport = TlsTransport(

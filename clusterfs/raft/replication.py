@@ -15,6 +15,7 @@ from .core import FOLLOWER, LEADER, Surroundings
 from .elections import Elections
 from .membership import Members
 from .messages import AppendEntries, AppendReply, Beat, Entry, SnapshotChunk, SnapshotReply
+from .snapshot import INCOMING
 from .values import StorageDamaged
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class Replication(Elections):
         # Followers whose log's end is being looked for, one question (the next index) at a time, and when it was asked.
         self._probes: dict[Node, float] = {}
         self._sendings: dict[Node, Sending] = {}
-        self._receiving = Receiving(around.snapshots.incoming)
+        self._receiving = Receiving(around.snapshots.files, INCOMING)
         self._acks: dict[Node, AppendReply] = {}
         self._told_commit = self._replicated_index = 0
         self._forgetful: dict[Node, float] = {}
@@ -115,7 +116,7 @@ class Replication(Elections):
             sending.close()
             sending = None
         if sending is None:
-            sending = self._sendings[node] = Sending(self.snapshots.path, self.point)
+            sending = self._sendings[node] = Sending(self.snapshots.open(), self.point)
             log.info("%s: %s gets the snapshot at %d", self.uid, node.id, self.point.index)
         if self.exchange.backlog_bytes(node.id) > self.options.queue_bytes // 4:
             return

@@ -4,21 +4,23 @@ A file holds the index and term it stands for, the members at that point, the ch
 SHA-256 of all of it. What the chunks mean is the state machine's. Sending one to another node is `catchup`'s work.
 """
 
+import contextlib
 import hashlib
-import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
-from .journal import sync_directory
+from .files import File, Files
 from .membership import Members
 from .values import Address, StorageDamaged
 
 MAGIC = b"KvRaftS1"
+NAME = "snapshot"
+FRESH = "snapshot.new"
+INCOMING = "snapshot.incoming"
 _LENGTH = struct.Struct("<I")
 _BLOCK = 2**20
 _MAX_CHUNK = 2**28
@@ -42,74 +44,79 @@ class Point:
 class SnapshotStore:
     """The snapshots of one replica. Only `write` may run outside the raft thread."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self.path = directory / "snapshot"
-        self._fresh = directory / "snapshot.new"
-        self.incoming = directory / "snapshot.incoming"
-        for leftover in (self._fresh, self.incoming):
-            leftover.unlink(missing_ok=True)
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        for leftover in (FRESH, INCOMING):
+            files.remove(leftover)
+
+    @property
+    def files(self) -> Files:
+        return self._files
+
+    def is_there(self) -> bool:
+        return NAME in self._files.names()
+
+    def open(self) -> File:
+        """The current one, to be read; it stays whole when another takes its place."""
+        return self._files.open(NAME)
 
     def current(self) -> Point | None:
         """The verified snapshot on disk, or None when there is none. Raises StorageDamaged."""
-        if not self.path.exists():
-            return None
-        return verify(self.path)
+        return verify(self._files, NAME) if self.is_there() else None
 
     def write(self, point: Point, chunks: Iterable[bytes]) -> None:
         """Serialise beside the current snapshot; `adopt_written` makes it the current one."""
         header = _Header(point.index, point.term, {uid: (a.host, a.port) for uid, a in point.members.items()})
         digest = hashlib.sha256()
-        with self._fresh.open("wb") as stream:
-            os.fchmod(stream.fileno(), 0o600)
+        file = self._files.create(FRESH)
+        try:
+            end = 0
             for part in _parts(header, chunks):
                 digest.update(part)
-                stream.write(part)
-            stream.write(digest.digest())
-            stream.flush()
-            os.fsync(stream.fileno())
+                file.write(part, at=end)
+                end += len(part)
+            file.write(digest.digest(), at=end)
+            file.datasync()
+        finally:
+            file.close()
 
     def adopt_written(self) -> None:
-        self._replace(self._fresh)
+        self._replace(FRESH)
 
     def adopt_incoming(self, index: int, term: int) -> Point:
         """Make a received snapshot the current one. Raises StorageDamaged before anything is replaced."""
-        point = verify(self.incoming)
+        point = verify(self._files, INCOMING)
         if (point.index, point.term) != (index, term):
-            raise _damaged(self.incoming, f"it stands for {point.index}, not for {index}")
-        with self.incoming.open("rb") as stream:
-            os.fsync(stream.fileno())
-        self._replace(self.incoming)
+            raise _damaged(self._files.path / INCOMING, f"it stands for {point.index}, not for {index}")
+        with contextlib.closing(self._files.open(INCOMING)) as file:
+            file.datasync()
+        self._replace(INCOMING)
         return point
 
-    def _replace(self, source: Path) -> None:
-        source.rename(self.path)
-        sync_directory(self._directory)
-
-    def drop_incoming(self) -> None:
-        self.incoming.unlink(missing_ok=True)
+    def _replace(self, source: str) -> None:
+        self._files.rename(source, NAME)
+        self._files.sync()
 
     def chunks(self) -> Iterator[bytes]:
         """What the state machine made of the current snapshot, which has been verified."""
-        with self.path.open("rb") as stream:
-            _read_header(stream, self.path)
-            while chunk := _read_chunk(stream, self.path):
+        with contextlib.closing(self.open()) as file:
+            reader = _Reader(file, self._files.path / NAME)
+            reader.header()
+            while chunk := reader.chunk():
                 yield chunk
 
 
-def verify(path: Path) -> Point:
+def verify(files: Files, name: str) -> Point:
     """Read all of a snapshot file. Raises StorageDamaged unless it is as it was written."""
     digest = hashlib.sha256()
-    size = path.stat().st_size - digest.digest_size
-    with path.open("rb") as stream:
-        left = size
-        while left > 0 and (block := stream.read(min(left, _BLOCK))):
-            digest.update(block)
-            left -= len(block)
-        if left or stream.read() != digest.digest():
+    path = files.path / name
+    with contextlib.closing(files.open(name)) as file:
+        end = file.size() - digest.digest_size
+        for at in range(0, end, _BLOCK):
+            digest.update(file.read(min(_BLOCK, end - at), at=at))
+        if end < 0 or file.read(digest.digest_size, at=end) != digest.digest():
             raise _damaged(path, "its checksum is wrong")
-        stream.seek(0)
-        header = _read_header(stream, path)
+        header = _Reader(file, path).header()
     members = {uid: Address(host, port) for uid, (host, port) in header.members.items()}
     return Point(header.index, header.term, members)
 
@@ -125,22 +132,34 @@ def _parts(header: _Header, chunks: Iterable[bytes]) -> Iterator[bytes]:
     yield _LENGTH.pack(0)
 
 
-def _read_header(stream: BinaryIO, path: Path) -> _Header:
-    if stream.read(len(MAGIC)) != MAGIC:
-        raise _damaged(path, "it is no snapshot, or one of an unknown version")
-    try:
-        return msgspec.msgpack.decode(_read_chunk(stream, path), type=_Header)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _damaged(path, f"its header does not parse: {error}") from error
+class _Reader:
+    """From the beginning of a file, whose digest has been checked."""
 
+    def __init__(self, file: File, path: Path) -> None:
+        self._file = file
+        self._path = path
+        self._at = 0
 
-def _read_chunk(stream: BinaryIO, path: Path) -> bytes:
-    head = stream.read(_LENGTH.size)
-    (length,) = _LENGTH.unpack(head) if len(head) == _LENGTH.size else (_MAX_CHUNK + 1,)
-    data = stream.read(length) if length <= _MAX_CHUNK else b""
-    if length > _MAX_CHUNK or len(data) != length:
-        raise _damaged(path, "it ends early")
-    return data
+    def header(self) -> _Header:
+        if self._take(len(MAGIC)) != MAGIC:
+            raise _damaged(self._path, "it is no snapshot, or one of an unknown version")
+        try:
+            return msgspec.msgpack.decode(self.chunk(), type=_Header)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise _damaged(self._path, f"its header does not parse: {error}") from error
+
+    def chunk(self) -> bytes:
+        (length,) = _LENGTH.unpack(self._take(_LENGTH.size))
+        if length > _MAX_CHUNK:
+            raise _damaged(self._path, f"a chunk of {length} bytes")
+        return self._take(length)
+
+    def _take(self, size: int) -> bytes:
+        data = self._file.read(size, at=self._at)
+        if len(data) != size:
+            raise _damaged(self._path, "it ends early")
+        self._at += size
+        return data
 
 
 def _damaged(path: Path, why: str) -> StorageDamaged:

@@ -18,6 +18,7 @@ from clusterfs.raft import membership
 from clusterfs.raft.consensus import Command, Consensus
 from clusterfs.raft.core import LEADER, MEMBERSHIP, REGULAR, Surroundings
 from clusterfs.raft.exchange import Exchange, Outgoing
+from clusterfs.raft.files import LocalFile, LocalFiles
 from clusterfs.raft.journal import Log
 from clusterfs.raft.membership import Change
 from clusterfs.raft.messages import AnyMessage, Entry, Forward, Forwarded, decode, encode
@@ -166,8 +167,8 @@ class Sim:
         self._luck: dict[str, random.Random] = {}
         self._seed = seed
         monkeypatch.setattr(pysyncobj.syncobj, "monotonicTime", lambda: self.now)
-        monkeypatch.setattr("clusterfs.raft.snapshot.sync_directory", lambda _path: None)
-        monkeypatch.setattr("clusterfs.raft.snapshot.os.fsync", lambda _handle: None)
+        monkeypatch.setattr(LocalFiles, "sync", lambda _files: None)
+        monkeypatch.setattr(LocalFile, "datasync", lambda _file: None)
         self.now = 100.0
         self.options = options
         self.directory = directory
@@ -222,7 +223,7 @@ class Sim:
         around = Surroundings(
             uid=uid,
             log=SimLog(node.disk, lambda: self._fate(uid)),
-            snapshots=SnapshotStore(node.directory),
+            snapshots=SnapshotStore(LocalFiles(node.directory)),
             machine=node.machine,
             exchange=node.exchange,
             options=self.options,

@@ -4,18 +4,20 @@ import shutil
 from pathlib import Path
 
 import pytest
+from faulty_files import FaultyFiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clusterfs.raft import StorageDamaged, records
+from clusterfs.raft.files import Files, LocalFiles
 from clusterfs.raft.journal import FileLog, Log
 from clusterfs.raft.records import Damaged
 
 
-def filled(directory: Path, count: int = 5) -> FileLog:
+def filled(directory: Path, count: int = 5, files: Files | None = None) -> FileLog:
     """Entries 1..count, each synced by itself, and a vote."""
     directory.mkdir(exist_ok=True)
-    log = FileLog(directory, uid="n1")
+    log = FileLog(files or LocalFiles(directory), uid="n1")
     log.setCurrentTerm(3, "n2")
     for index in range(1, count + 1):
         log.add(b"\x00entry %d" % index, index, 3)
@@ -28,7 +30,7 @@ def contents(log: Log) -> list[tuple[bytes, int, int]]:
 
 
 def reopened(directory: Path) -> FileLog:
-    return FileLog(directory, uid="n1")
+    return FileLog(LocalFiles(directory), uid="n1")
 
 
 def test_entries_term_and_vote_survive_a_crash_after_the_sync(tmp_path: Path) -> None:
@@ -126,7 +128,7 @@ def test_damage_to_the_last_entry_is_refused_after_a_clean_stop(tmp_path: Path) 
 def test_the_log_of_another_node_is_refused(tmp_path: Path) -> None:
     filled(tmp_path).close()
     with pytest.raises(StorageDamaged, match="belongs to node n1"):
-        FileLog(tmp_path, uid="n9")
+        FileLog(LocalFiles(tmp_path), uid="n9")
 
 
 def test_an_empty_file_is_no_fresh_log(tmp_path: Path) -> None:
@@ -152,23 +154,19 @@ def test_a_truncation_survives_and_committed_entries_cannot_be_cut(tmp_path: Pat
     ]
 
 
-@pytest.mark.parametrize("failing", ["write", "fsync", "rename"])
-def test_a_crash_anywhere_in_compaction_keeps_the_tail(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
-) -> None:
-    log = filled(tmp_path, 50)
+@pytest.mark.parametrize("failing", ["write", "datasync", "rename"])
+def test_a_crash_anywhere_in_compaction_keeps_the_tail(tmp_path: Path, failing: str) -> None:
+    files = FaultyFiles(tmp_path)
+    log = filled(tmp_path, 50, files)
     log.setRaftCommitIndex(45)
 
-    def fail(*_args: object) -> None:
-        raise OSError(28, "no space left on device")
+    def fail(operation: str, _name: str) -> None:
+        if operation == failing:
+            raise OSError(28, "no space left on device")
 
-    with monkeypatch.context() as patch:
-        if failing == "rename":
-            patch.setattr(Path, "rename", fail)
-        else:
-            patch.setattr(f"clusterfs.raft.journal.os.{failing}", fail)
-        with pytest.raises(OSError, match="no space"):
-            log.compact(40)
+    files.before = fail
+    with pytest.raises(OSError, match="no space"):
+        log.compact(40)
     log.abandon()
     again = reopened(tmp_path)
     assert (again.base_index, again.last_index) == (0, 50)
@@ -184,11 +182,13 @@ def test_a_crash_anywhere_in_compaction_keeps_the_tail(
 def test_after_a_failed_sync_the_log_never_says_again_that_something_is_durable(tmp_path: Path) -> None:
     is_broken = False
 
-    def sync_file(_file: int) -> None:
-        if is_broken:
+    def fail(operation: str, _name: str) -> None:
+        if is_broken and operation == "datasync":
             raise OSError(5, "input/output error")
 
-    log = FileLog(tmp_path, uid="n1", sync_file=sync_file)
+    files = FaultyFiles(tmp_path)
+    files.before = fail
+    log = FileLog(files, uid="n1")
     log.add(b"\x00a", 1, 1)
     is_broken = True
     with pytest.raises(OSError, match="input/output"):
@@ -201,10 +201,11 @@ def test_after_a_failed_sync_the_log_never_says_again_that_something_is_durable(
 
 
 def test_a_vote_is_on_disk_before_it_is_answered_and_given_once_a_term(tmp_path: Path) -> None:
-    synced: list[int] = []
-    log = FileLog(tmp_path, uid="n1", sync_file=synced.append)
+    files = FaultyFiles(tmp_path)
+    log = FileLog(files, uid="n1")
+    files.done.clear()
     log.setCurrentTerm(4, "n2")
-    assert len(synced) == 1
+    assert [operation for operation, _name in files.done] == ["write", "datasync"]
     with pytest.raises(AssertionError):
         log.setCurrentTerm(4, "n3")
     with pytest.raises(AssertionError):
@@ -212,8 +213,9 @@ def test_a_vote_is_on_disk_before_it_is_answered_and_given_once_a_term(tmp_path:
 
 
 def test_a_commit_is_counted_only_when_the_entry_is_on_disk_here(tmp_path: Path) -> None:
-    synced: list[int] = []
-    log = FileLog(tmp_path, uid="n1", sync_file=synced.append)
+    files = FaultyFiles(tmp_path)
+    log = FileLog(files, uid="n1")
+    files.done.clear()
     log.add(b"\x00a", 1, 1)
     log.setRaftCommitIndex(1)
-    assert len(synced) == 1
+    assert [operation for operation, _name in files.done] == ["write", "datasync"]

@@ -294,16 +294,16 @@ def test_a_directory_is_used_by_one_replica_at_a_time(cluster: Cluster) -> None:
     cluster.replicas[uid] = running
 
 
-def test_a_replica_whose_disk_fails_stops_and_says_so(cluster: Cluster) -> None:
+def test_a_replica_whose_disk_fails_stops_and_says_so(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     uids = cluster.found(3)
     leader = cluster.leader()
     log = cluster.replicas[leader]._log
-    assert log is not None
+    assert log is not None and log._file is not None
 
-    def fail(_file: int) -> None:
+    def fail() -> None:
         raise OSError(5, "input/output error")
 
-    log._sync_file = fail
+    monkeypatch.setattr(log._file, "datasync", fail)
     with pytest.raises((OutcomeUnknown, NoQuorum)):
         cluster.replicas[leader].propose(b"x", deadline_s=10)
     status = cluster.replicas[leader].status()

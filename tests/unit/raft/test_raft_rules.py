@@ -314,7 +314,7 @@ def test_a_damaged_snapshot_changes_nothing_and_is_not_acknowledged(alone: Alone
     (reply,) = alone.say("n2", chunk)
     assert reply == SnapshotReply(1, 50, 0, True, alone.sim.now)
     assert (alone.raft.raftLastApplied, alone.raft.log.last_index) == (6, 6)
-    assert not alone.raft.snapshots.path.exists()
+    assert not alone.raft.snapshots.is_there()
 
 
 def test_a_piece_of_a_snapshot_that_does_not_fit_is_asked_for_again(alone: Alone) -> None:

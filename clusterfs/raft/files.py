@@ -1,0 +1,157 @@
+"""Everything that the log and the snapshots do on disk, in one small place, so that a test can stand in for the disk.
+
+`Files` is one directory without subdirectories, `File` an open file in it. The simulation has its own (torn writes, lost
+syncs, no space, slowness) under the real journal; `LocalFiles` is the one that runs. What is written, and when it must be
+durable, is `journal`'s and `snapshot`'s business.
+
+All of it may raise OSError. A write that does may have left any part of itself; nothing is durable before `datasync`, and no name
+before the directory's `sync`.
+"""
+
+import errno
+import os
+from pathlib import Path
+from typing import Protocol
+
+Data = bytes | bytearray | memoryview
+
+_ZEROS = bytes(256 * 1024)
+
+
+class File(Protocol):
+    def write(self, data: Data, *, at: int) -> None:
+        """All of it, at this offset; beyond the end the gap reads as zeros."""
+        ...
+
+    def read(self, size: int, *, at: int) -> bytes:
+        """Less than `size` only at the end of the file."""
+        ...
+
+    def size(self) -> int: ...
+
+    def truncate(self, size: int) -> None: ...
+
+    def allocate(self, size: int) -> None:
+        """Lengthen to `size` with zeros that are really there: later writes to them need no space and change no metadata, which
+        makes `datasync` cheaper. The one call that may take long."""
+        ...
+
+    def datasync(self) -> None:
+        """What was written, and the length, is durable. After a failure nothing more may be said to be."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Files(Protocol):
+    @property
+    def path(self) -> Path:
+        """For messages only."""
+        ...
+
+    def names(self) -> list[str]:
+        """Sorted."""
+        ...
+
+    def open(self, name: str) -> File:
+        """For reading and writing. Raises FileNotFoundError."""
+        ...
+
+    def create(self, name: str) -> File:
+        """Empty, for its owner's eyes only; what was there under this name is gone."""
+        ...
+
+    def rename(self, old: str, new: str) -> None:
+        """At once, in place of what was there under the new name. Open files stay what they are."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Nothing when it is not there."""
+        ...
+
+    def sync(self) -> None:
+        """The names are durable."""
+        ...
+
+
+def is_full(error: OSError) -> bool:
+    """No space, which passes when somebody makes some; every other failure of a disk is for good."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+class LocalFile:
+    """Implements `File`."""
+
+    def __init__(self, path: Path, flags: int) -> None:
+        self._handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+
+    def write(self, data: Data, *, at: int) -> None:
+        left = memoryview(data)
+        while left:
+            written = os.pwrite(self._handle, left, at)
+            left, at = left[written:], at + written
+
+    def read(self, size: int, *, at: int) -> bytes:
+        parts: list[bytes] = []
+        while size > 0 and (part := os.pread(self._handle, size, at)):
+            parts.append(part)
+            size, at = size - len(part), at + len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def size(self) -> int:
+        return os.fstat(self._handle).st_size
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self._handle, size)
+
+    def allocate(self, size: int) -> None:
+        """Zeros are written, for extents that are only reserved cost the first write to them what was to be saved."""
+        start = self.size()
+        if size <= start:
+            return
+        os.posix_fallocate(self._handle, start, size - start)
+        for at in range(start, size, len(_ZEROS)):
+            self.write(memoryview(_ZEROS)[: size - at], at=at)
+
+    def datasync(self) -> None:
+        os.fdatasync(self._handle)
+
+    def close(self) -> None:
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+
+class LocalFiles:
+    """Implements `Files`: a directory of this machine, which is there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    def names(self) -> list[str]:
+        return sorted(path.name for path in self._path.iterdir())
+
+    def open(self, name: str) -> LocalFile:
+        return LocalFile(self._path / name, 0)
+
+    def create(self, name: str) -> LocalFile:
+        """A new inode, not a truncation: somebody may still read the file that had this name."""
+        self.remove(name)
+        return LocalFile(self._path / name, os.O_CREAT | os.O_EXCL)
+
+    def rename(self, old: str, new: str) -> None:
+        (self._path / old).rename(self._path / new)
+
+    def remove(self, name: str) -> None:
+        (self._path / name).unlink(missing_ok=True)
+
+    def sync(self) -> None:
+        handle = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
