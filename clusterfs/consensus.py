@@ -3,7 +3,7 @@
 It keeps the rooms apart: the store is tested with a replica that lives in the test, and consensus knows of no tree.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -52,6 +52,8 @@ class Replica(Consensus, Protocol):
     def add_member(self, uid: str, host: str, *, deadline_s: float) -> None: ...
     def remove_member(self, uid: str, *, deadline_s: float) -> None: ...
     def allow_peer(self, uid: str, host: str) -> None: ...
+    def listen(self, on_whisper: Callable[[str, bytes], None], on_links: Callable[[frozenset[str]], None]) -> None: ...
+    def whisper(self, payload: bytes, uid: str | None = None) -> None: ...
 
 
 class ReplicaFactory(Protocol):

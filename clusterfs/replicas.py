@@ -1,6 +1,6 @@
 """Where the store meets consensus: makes the real replica and hands hosts over as the addresses that it wants."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from clusterfs.consensus import ReplicaStatus
@@ -35,6 +35,12 @@ class RaftReplica:
 
     def allow_peer(self, uid: str, host: str) -> None:
         self._replica.allow_peer(uid, Address(host, RAFT_PORT))
+
+    def listen(self, on_whisper: Callable[[str, bytes], None], on_links: Callable[[frozenset[str]], None]) -> None:
+        self._replica.listen(on_whisper, on_links)
+
+    def whisper(self, payload: bytes, uid: str | None = None) -> None:
+        self._replica.whisper(payload, uid)
 
     def status(self) -> ReplicaStatus:
         return self._replica.status()

@@ -32,12 +32,15 @@ from .messages import (
     SnapshotReply,
     TimeoutNow,
     VoteReply,
+    Whisper,
 )
 from .snapshot import Point
 from .values import ApplyFailed, Role, Status
 
 log = logging.getLogger(__name__)
 
+# A peer that has more than this waiting to leave is not whispered to: consensus goes first.
+WHISPER_BACKLOG_BYTES = 512 * 2**10
 # After a snapshot that could not be written, in seconds.
 SNAPSHOT_RETRY_S = 30.0
 
@@ -63,6 +66,10 @@ class Consensus(MembershipChanges):
         self._written: deque[Exception | None] = deque()
         self._no_snapshot_before = float("-inf")
         self._is_cut_off = False
+        # Called in the raft thread, so they may only put something aside.
+        self.on_whisper: Callable[[str, bytes], None] = lambda _uid, _payload: None
+        self.on_links: Callable[[frozenset[str]], None] = lambda _connected: None
+        self._told_links: frozenset[str] = frozenset()
         super().__init__(around, hints)
 
     # From other threads.
@@ -97,6 +104,9 @@ class Consensus(MembershipChanges):
         self._prepare_election(now)
         self._notice_quorum(now)
         self._end_farewells(now)
+        if self.connected != self._told_links:
+            self._told_links = self.connected
+            self.on_links(self.connected)
         super()._onTick(0.0 if self._commands or self._calls else timeToWait)
 
     def _notice_quorum(self, now: float) -> None:
@@ -135,6 +145,14 @@ class Consensus(MembershipChanges):
                 self._on_change_progress(message)
             case Introduction():
                 self._on_introduction(node, message)
+            case Whisper():
+                self.on_whisper(node.id, message.payload)
+
+    def whisper(self, payload: bytes, uid: str | None) -> None:
+        """To one peer, or to all that are connected; whoever is slow or away misses it."""
+        for peer in self.connected if uid is None else {uid} & self.connected:
+            if self.exchange.backlog_bytes(peer) <= WHISPER_BACKLOG_BYTES:
+                self.exchange.send(Node(peer), Whisper(payload))
 
     # Commands.
 

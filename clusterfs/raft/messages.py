@@ -130,6 +130,12 @@ class Introduction(Message, tag="introduction", frozen=True):
     members: dict[str, tuple[str, int]]
 
 
+class Whisper(Message, tag="whisper", frozen=True):
+    """Nothing of consensus: bytes of the replicas' users, who expect that some are lost. Never in the log."""
+
+    payload: bytes
+
+
 AnyMessage = (
     RequestVote
     | VoteReply
@@ -145,6 +151,7 @@ AnyMessage = (
     | ChangeMember
     | ChangeProgress
     | Introduction
+    | Whisper
 )
 
 _encoder = msgspec.msgpack.Encoder()

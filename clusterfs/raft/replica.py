@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 DEFAULTS = Options()
 
+MAX_WHISPER_BYTES = 128 * 2**10
+
 # While no leader is known, ask again after this long; an election takes ten times that.
 _RETRY_S = 0.05
 _ASK_AGAIN_S = 0.2
@@ -342,6 +344,24 @@ class Replica:
             missing=missing,
             remedy=f"start the missing nodes or restore their network; {total // 2 + 1} of {total} are needed",
         )
+
+    # Whispers: a side channel to the other replicas for what may be lost.
+
+    def listen(self, on_whisper: Callable[[str, bytes], None], on_links: Callable[[frozenset[str]], None]) -> None:
+        """From now on tell what peers whisper, and who is connected when that changes. Both are called in the raft thread and
+        may only put something aside."""
+        consensus = self._consensus
+        assert consensus is not None, "the replica is not started"
+        consensus.on_whisper, consensus.on_links = on_whisper, on_links
+        consensus.call_soon(lambda: on_links(consensus.connected))
+
+    def whisper(self, payload: bytes, uid: str | None = None) -> None:
+        """Send bytes past the log, to one peer or to all connected ones, voting or not. Never waits; may be lost."""
+        consensus = self._consensus
+        assert consensus is not None, "the replica is not started"
+        assert len(payload) <= MAX_WHISPER_BYTES, "a whisper is short"
+        if self._last is None:
+            consensus.call_soon(lambda: consensus.whisper(payload, uid))
 
     # Members.
 
