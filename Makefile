@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 PROTOS := $(wildcard proto/kvorum/v1/*.proto)
 STAMP := $(VENV)/.stamps
 
-.PHONY: help demo test check dev proto bench sim clean system
+.PHONY: help demo test check dev proto bench bench-store sim clean system
 
 help: ## what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 demo: $(STAMP)/dev ## three nodes, real guests, a live migration and a node's death (KEEP=1 leaves them up)
 	$(BIN)/python -m lab.demo $(if $(KEEP),--keep)
@@ -34,6 +34,10 @@ sim: $(STAMP)/dev ## HA under virtual time: make sim SEEDS=1000
 
 bench: $(STAMP)/dev ## measure against peers
 	$(BIN)/python -m bench
+
+bench-store: $(STAMP)/dev ## the store against its bars and etcd, about 15 minutes: make bench-store ARGS="--only commit,failover"
+	tools/system-setup bench
+	$(BIN)/python -m bench.store $(ARGS)
 
 clean: ## remove what was built here, and a lab that was left up
 	-[ -x $(BIN)/kvorum ] && $(BIN)/kvorum lab down

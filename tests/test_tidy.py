@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("kvorum", "clusterfs", "ha", "agent", "lab")
+ROOMS = ("kvorum", "clusterfs", "ha", "agent", "lab", "bench")
 FILES = [
     ROOT / name
     for name in subprocess.run(
