@@ -1,8 +1,8 @@
 """Members come and go: one at a time, each as one entry of the log, and never so that the rest loses its quorum.
 
 Whoever wants a change asks the leader again and again until the change is applied; the leader remembers a request for a few
-seconds only. So nothing has to survive the loss of a leader. A new member first follows as a learner and votes once it has
-the log.
+seconds only. So nothing has to survive the loss of a leader. A new member is a learner first, and gets its vote by another
+change once it has the log. Which learner gets one is not decided here.
 """
 
 import logging
@@ -12,7 +12,7 @@ from pysyncobj.node import Node
 
 from . import membership
 from .core import MEMBERSHIP, Surroundings
-from .membership import Change, Members, changed
+from .membership import OPERATIONS, Change, Configuration, Members, changed
 from .messages import ChangeMember, ChangeProgress
 from .replication import Replication
 from .values import Address
@@ -60,8 +60,11 @@ class MembershipChanges(Replication):
         if message.op == WITHDRAW:
             self._wanted.pop(message.uid, None)
             return
-        op = "add" if message.op == "add" else "remove"
-        change = Change(op, message.uid, message.host, message.port)  # type: ignore[arg-type]
+        op = next((known for known in OPERATIONS if known == message.op), None)
+        if op is None:
+            log.warning("%s: %s asks for the unknown change %r", self.uid, node.id, message.op)
+            return
+        change = Change(op, message.uid, message.host, message.port)
         self._remember(change)
         obstacle = self._obstacle(change)
         self.exchange.send(node, ChangeProgress(change.uid, obstacle, done=not obstacle))
@@ -71,7 +74,7 @@ class MembershipChanges(Replication):
 
     def _remember(self, change: Change) -> None:
         self._wanted[change.uid] = Wanted(change, self._now())
-        if change.op == "add":
+        if change.op in ("add", "learn"):
             self.allow(change.uid, Address(change.host, change.port))
 
     def _advance_changes(self, now: float) -> None:
@@ -99,20 +102,27 @@ class MembershipChanges(Replication):
 
     def _obstacle(self, change: Change) -> str:
         """What stands before a change; "" when it is made and applied. For people, except the two constants."""
-        members = self.configurations.current
-        is_made = changed(members, change) == members
+        now = self.configurations.whole
+        after = changed(now, change)
+        is_made = after == now
         noop = self._SyncObj__noopIDx
         if noop is None or self.raftLastApplied < noop:
             return "the new leader's first entry"
         if self.configurations.changed_at > self.raftLastApplied:
             return "this change to be committed" if is_made else "another change to be committed"
         if is_made:
-            return ""
-        if change.op == "remove" and change.uid == self.uid:
-            return HAND_OVER if len(members) > 1 else "another member: the last one cannot be removed"
-        if change.op == "add" and change.uid not in members and (lag := self._lag(change.uid)):
+            # Whoever lets a newcomer in wants to know that it has come.
+            return self._lag(change.uid) if change.op == "learn" and change.uid != self.uid else ""
+        if self.uid not in after.voters:
+            return HAND_OVER if len(now.voters) > 1 else "another voter: the last one stays"
+        if change.uid in after.voters and change.uid not in now.voters and (lag := self._lag(change.uid)):
             return lag
-        return READY if self._keeps_quorum(changed(members, change)) else "more members to be up"
+        return READY if self._keeps_quorum(now, after) else "more members to be up"
+
+    def ready_learners(self) -> tuple[str, ...]:
+        """Those that could be given a vote, as far as a leader knows. From any thread."""
+        learners = self.configurations.whole.learners if self._isLeader() else {}
+        return tuple(sorted(uid for uid in learners if not self._lag(uid)))
 
     def _lag(self, uid: str) -> str:
         node = Node(uid)
@@ -121,8 +131,11 @@ class MembershipChanges(Replication):
         missing = self.log.last_index - self._SyncObj__raftMatchIndex.get(node, 0)
         return f"{uid} to receive {missing} entries" if missing > self.options.promote_lag_entries else ""
 
-    def _keeps_quorum(self, members: Members) -> bool:
-        """A majority of the coming members answers."""
+    def _keeps_quorum(self, before: Configuration, after: Configuration) -> bool:
+        """A majority of the coming voters answers."""
+        members = after.voters
+        if members.keys() == before.voters.keys():
+            return True
         now, answers, limit = self._now(), self._SyncObj__lastResponseTime, self.options.leader_quorum_s
         answering = {uid for uid in self.connected if now - answers.get(Node(uid), float("-inf")) < limit}
         alive = len((answering | {self.uid}) & set(members))

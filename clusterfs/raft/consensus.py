@@ -15,7 +15,7 @@ from pysyncobj.node import Node
 
 from .changes import MembershipChanges
 from .core import CANDIDATE, LEADER, MEMBERSHIP, NO_OP, REGULAR, Callback, Surroundings
-from .membership import Members
+from .membership import Configuration, Members
 from .messages import (
     AnyMessage,
     AppendEntries,
@@ -98,6 +98,7 @@ class Consensus(MembershipChanges):
     def _onTick(self, timeToWait: float = 0.0) -> None:  # noqa: N802, N803
         """Confirm what came in, then pysyncobj's tick: election, commit, apply, `_checkCommandsToApply`, wait for messages."""
         now = self._now()
+        self._require_epoch()
         self._flush()
         while self._calls:
             self._calls.popleft()()
@@ -332,8 +333,8 @@ class Consensus(MembershipChanges):
 
     # What others see.
 
-    def applied_members(self) -> Members:
-        """The configuration as far as it is applied here."""
+    def applied_configuration(self) -> Configuration:
+        """As far as it is applied here."""
         return self.configurations.at(max(self.raftLastApplied, self.point.index))
 
     def role(self) -> Role:
@@ -345,7 +346,7 @@ class Consensus(MembershipChanges):
 
     def status(self, now: float) -> Status:
         """From any thread: reads single values, each of which is replaced as a whole."""
-        members = self.configurations.current
+        configuration = self.configurations.whole
         connected = self.connected | {self.uid}
         role, leader = self.role(), self._getLeader()
         told = self._SyncObj__noopIDx if role is Role.leader else self._SyncObj__leaderCommitIndex
@@ -357,8 +358,11 @@ class Consensus(MembershipChanges):
             term=self.raftCurrentTerm,
             commit_index=self.raftCommitIndex,
             applied_index=self.raftLastApplied,
-            members={uid: uid in connected for uid in sorted(members)},
-            addresses=dict(members),
+            members={uid: uid in connected for uid in sorted(configuration.voters)},
+            learners={uid: uid in connected for uid in sorted(configuration.learners)},
+            ready_learners=self.ready_learners(),
+            addresses=configuration.everybody,
+            epoch=self.epoch,
             is_quorate=is_quorate,
             missing=self.missing(now),
             caught_up=is_quorate and told is not None and self.raftLastApplied >= told,

@@ -18,10 +18,10 @@ from pysyncobj.node import Node
 from . import membership
 from .exchange import Exchange, Outgoing
 from .journal import Log
-from .membership import Change, Configurations
+from .membership import Change, Configuration, Configurations
 from .messages import Introduction
 from .snapshot import Point, SnapshotStore
-from .values import Address, Options, StateMachine, StorageDamaged
+from .values import Address, Options, StateMachine, StorageDamaged, Superseded
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,8 @@ class Surroundings:
     clock: Callable[[], float]
     # Runs something long beside the raft thread.
     spawn: Callable[[Callable[[], None]], None]
+    # The lowest epoch to have to do with: of a node that starts with an empty log in a cluster that was recovered.
+    epoch: int = 0
 
 
 def spawn_thread(work: Callable[[], None]) -> None:
@@ -84,6 +86,7 @@ class Core(SyncObj):  # type: ignore[misc]
         self._now = around.clock
         self._started_at = around.clock()
         self._hints = dict(hints)
+        self._adopted = Configuration()
         self._allowed: dict[str, Address] = {}
         self._introduced: tuple[int, dict[str, Address]] = (0, {})
         self._farewells: dict[str, tuple[Address, float]] = {}
@@ -122,34 +125,14 @@ class Core(SyncObj):  # type: ignore[misc]
     # Log and snapshot.
 
     def _reconcile(self) -> Point:
-        """Load the snapshot into the state machine and make sure that the log goes on where it ends.
-
-        A crash between taking over a received snapshot and restarting the log leaves a log that is behind it or in conflict
-        with it. What a snapshot holds is committed, so such a log has nothing to add. A log that begins *after* the
-        snapshot has lost entries: refused.
-        """
-        point = self.snapshots.current()
-        if point is None:
-            if self.log.base_index:
-                raise StorageDamaged("the Raft log begins after a snapshot that is not there")
-            return Point(0, 0, {})
-        if self.log.base_index > point.index:
-            raise StorageDamaged(f"the log begins after {self.log.base_index}, the snapshot ends at {point.index}")
-        if self.log.term_at(point.index) != point.term:
-            if self.log.getRaftCommitIndex() > point.index:
-                raise StorageDamaged(f"log and snapshot disagree on the committed entry {point.index}")
-            log.warning("%s: the log restarts after the snapshot at %d", self.uid, point.index)
-            self.log.restart(point.index, point.term)
-        self.machine.restore(point.index, self.snapshots.chunks())
+        """Load the snapshot into the state machine and make sure that the log goes on where it ends."""
+        point = reconcile(self.log, self.snapshots.current())
+        if point.index:
+            self.machine.restore(point.index, self.snapshots.chunks())
         return point
 
     def _configurations_of_log(self) -> Configurations:
-        """The snapshot's configuration and what the log after it makes of it; entries count as soon as they are there."""
-        configurations = Configurations(self.point.index, self.point.members)
-        for command, index, _ in self.log[max(1, self.point.index - self.log.base_index + 1) :]:
-            if command[:1] == MEMBERSHIP:
-                configurations.append(index, membership.decode(command[1:]))
-        return configurations
+        return configurations_of(self.log, self.point)
 
     def _append(self, command: bytes, term: int) -> int:
         """Add an entry at the end, and what it changes in the configuration."""
@@ -175,7 +158,27 @@ class Core(SyncObj):  # type: ignore[misc]
 
     @property
     def is_learner(self) -> bool:
+        """Does not vote: one of the learners, or in no configuration at all."""
         return self.uid not in self.configurations.current
+
+    @property
+    def _is_outside(self) -> bool:
+        return self.uid not in self.configurations.whole.everybody
+
+    @property
+    def epoch(self) -> int:
+        return max(self._around.epoch, self.configurations.whole.epoch)
+
+    def _require_epoch(self) -> None:
+        """Raises Superseded once a peer has shown a higher epoch: what this replica holds is of the past."""
+        found = self.exchange.superseded_by
+        if found is not None and found[1] > self.epoch:
+            raise Superseded(
+                f"{found[0]} belongs to epoch {found[1]} of this cluster and this replica to epoch {self.epoch}: the "
+                "cluster was recovered without it",
+                remedy="run 'kvorum cluster rejoin' on this node; what it holds is put aside, not lost",
+                details={"epoch": str(found[1])},
+            )
 
     def allow(self, uid: str, address: Address) -> None:
         if uid != self.uid and self._allowed.get(uid) != address:
@@ -183,9 +186,10 @@ class Core(SyncObj):  # type: ignore[misc]
             self._update_peers()
 
     def _adopt_configuration(self) -> None:
-        members = self.configurations.current
-        nodes = {Node(uid) for uid in members if uid != self.uid}
-        gone = self._SyncObj__otherNodes - nodes
+        before, self._adopted = self._adopted, self.configurations.whole
+        self.exchange.epoch = self.epoch
+        nodes = {Node(uid) for uid in self._adopted.voters if uid != self.uid}
+        outvoted = self._SyncObj__otherNodes - nodes
         self._SyncObj__readonlyNodes -= nodes
         self._SyncObj__updateClusterConfiguration(nodes)
         for node in nodes:
@@ -193,39 +197,41 @@ class Core(SyncObj):  # type: ignore[misc]
             self._SyncObj__raftNextIndex.setdefault(node, self.log.last_index + 1)
             self._SyncObj__raftMatchIndex.setdefault(node, 0)
             self._SyncObj__lastResponseTime.setdefault(node, self._now())
-        for node in gone:
-            self._allowed.pop(node.id, None)
+        for node in outvoted:
             self._SyncObj__lastResponseTime.pop(node, None)
-            if self._isLeader():
-                self._farewells[node.id] = (self._address_before(node.id), self._now() + self.options.farewell_s)
             if node in self._SyncObj__connectedNodes:
                 self._make_learner(node)
+        for uid in before.everybody.keys() - self._adopted.everybody.keys() - {self.uid}:
+            self._allowed.pop(uid, None)
+            if self._isLeader():
+                self._farewells[uid] = (before.everybody[uid], self._now() + self.options.farewell_s)
         self._update_peers()
         for node in self._SyncObj__connectedNodes:
             self._introduce(node)
-        log.info("%s: members are now %s", self.uid, ", ".join(sorted(members)) or "not known yet")
+        log.info(
+            "%s: voters are now %s; learners: %s",
+            self.uid,
+            ", ".join(sorted(self._adopted.voters)) or "not known yet",
+            ", ".join(sorted(self._adopted.learners)) or "none",
+        )
 
     def _introduce(self, node: Node) -> None:
-        members = {uid: (address.host, address.port) for uid, address in self.configurations.current.items()}
+        members = {uid: (address.host, address.port) for uid, address in self.configurations.whole.everybody.items()}
         self.exchange.send(node, Introduction(self.configurations.changed_at, members))
 
     def _on_introduction(self, node: Node, message: Introduction) -> None:
         """Without this, a node that was away while others joined would turn away the very leader that could tell it so."""
-        is_known = node.id in self.configurations.current or self.is_learner
+        is_known = node.id in self.configurations.whole.everybody or self._is_outside
         if is_known and message.index > max(self.configurations.changed_at, self._introduced[0]):
             self._introduced = message.index, {uid: Address(*place) for uid, place in message.members.items()}
             self._update_peers()
 
-    def _address_before(self, uid: str) -> Address:
-        known = self.configurations.at(max(self.raftLastApplied, self.point.index)).get(uid)
-        return known or self._hints.get(uid) or Address("", 0)
-
     def _update_peers(self) -> None:
-        members = self.configurations.current
+        members = self.configurations.whole.everybody
         sources = [members, self._allowed, {uid: address for uid, (address, _) in self._farewells.items()}]
         if self._introduced[0] > self.configurations.changed_at:
             sources.append(self._introduced[1])
-        if self.is_learner:
+        if self._is_outside:
             sources.append(self._hints)
         uids = {uid for source in sources for uid in source} - {self.uid}
         self.exchange.set_peers(
@@ -360,6 +366,36 @@ class Core(SyncObj):  # type: ignore[misc]
 
     def _restart_election_timer(self) -> None:
         self._SyncObj__raftElectionDeadline = self._now() + self._SyncObj__generateRaftTimeout()
+
+
+def reconcile(held: Log, point: Point | None) -> Point:
+    """Make the log go on where the snapshot ends.
+
+    A crash between taking over a received snapshot and restarting the log leaves a log that is behind it or in conflict
+    with it. What a snapshot holds is committed, so such a log has nothing to add. A log that begins *after* the
+    snapshot has lost entries: refused.
+    """
+    if point is None:
+        if held.base_index:
+            raise StorageDamaged("the Raft log begins after a snapshot that is not there")
+        return Point(0, 0, Configuration())
+    if held.base_index > point.index:
+        raise StorageDamaged(f"the log begins after {held.base_index}, the snapshot ends at {point.index}")
+    if held.term_at(point.index) != point.term:
+        if held.getRaftCommitIndex() > point.index:
+            raise StorageDamaged(f"log and snapshot disagree on the committed entry {point.index}")
+        log.warning("the log restarts after the snapshot at %d", point.index)
+        held.restart(point.index, point.term)
+    return point
+
+
+def configurations_of(held: Log, point: Point) -> Configurations:
+    """The snapshot's configuration and what the log after it makes of it; entries count as soon as they are there."""
+    configurations = Configurations(point.index, point.configuration)
+    for command, index, _ in held[max(1, point.index - held.base_index + 1) :]:
+        if command[:1] == MEMBERSHIP:
+            configurations.append(index, membership.decode(command[1:]))
+    return configurations
 
 
 monotonic: Callable[[], float] = pysyncobj.syncobj.monotonicTime

@@ -21,6 +21,10 @@ class Exchange(Transport):  # type: ignore[misc]
         super().__init__(None, None, ())
         # Consensus completes here what pysyncobj composes itself.
         self.amend: Callable[[Outgoing], Outgoing] = lambda message: message
+        # What this side says to others when they connect; those of another epoch are turned away.
+        self.epoch = 0
+        # Who showed a higher one, and which.
+        self.superseded_by: tuple[str, int] | None = None
 
     def send(self, node: Node, message: Outgoing) -> bool:
         """False when it certainly will not arrive. True promises nothing."""

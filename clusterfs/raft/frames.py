@@ -1,12 +1,15 @@
 """Frames on a stream: four bytes of length, then that many bytes. Pure: bytes in, payloads out.
 
-An empty frame says only "I am here"; it is what both sides say first, and what keeps a quiet link alive.
+An empty frame says only "I am here"; it keeps a quiet link alive. The first frame of each side is its hello, which tells the
+epoch; an empty one tells epoch 0, that of a cluster which never lost its majority.
 """
 
 import struct
 
 _LENGTH = struct.Struct(">I")
 HELLO = _LENGTH.pack(0)
+_EPOCH = struct.Struct(">cQ")
+_EPOCH_TAG = b"E"
 
 
 class FrameTooLong(ValueError):
@@ -16,6 +19,20 @@ class FrameTooLong(ValueError):
 def frame(payload: bytes) -> bytes:
     assert payload
     return _LENGTH.pack(len(payload)) + payload
+
+
+def hello(epoch: int) -> bytes:
+    return frame(_EPOCH.pack(_EPOCH_TAG, epoch)) if epoch else HELLO
+
+
+def epoch_of(payload: bytes) -> int | None:
+    """What a hello tells; None when it is none."""
+    if not payload:
+        return 0
+    if len(payload) != _EPOCH.size:
+        return None
+    tag, epoch = _EPOCH.unpack(payload)
+    return epoch if tag == _EPOCH_TAG else None
 
 
 class FrameReader:

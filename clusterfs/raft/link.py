@@ -12,7 +12,7 @@ from collections import deque
 from enum import Enum, auto
 
 from .credentials import PROTOCOL, Credentials, node_of
-from .frames import HELLO, FrameReader
+from .frames import FrameReader, hello
 from .values import Address, Options
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
@@ -189,9 +189,9 @@ class Link:
         self.stage = Stage.hello
         self.heard_at = now
 
-    def greet(self) -> None:
+    def greet(self, epoch: int) -> None:
         """Say hello: the peer's certificate was checked against the members."""
-        self.queue(HELLO)
+        self.queue(hello(epoch))
 
     def _receive(self, now: float) -> list[bytes]:
         assert self._tls is not None

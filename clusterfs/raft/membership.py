@@ -1,26 +1,36 @@
-"""Who votes, at each point of the log: a pure history of configurations.
+"""Who votes, who only follows, and under which epoch, at each point of the log: a pure history of configurations.
 
 A configuration is in force from the moment its entry is in the log, committed or not (Ongaro's thesis, 4.1); so a cut
 of the log must bring back the one before. Keeping the whole history makes that a matter of dropping its end.
+
+A learner is a member like a voter: the log names it, so every replica knows it after any restart; but it neither votes nor
+counts. The epoch counts recoveries from a lost majority (docs/internals/membership.md): replicas of different epochs never
+exchange a message.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 import msgspec
 
 from .values import Address
 
 Members = Mapping[str, Address]
+Operation = Literal["add", "learn", "move", "remove"]
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True):
-    """One membership entry. Adding a member that is there changes its address."""
+    """One membership entry. "add" makes a voter and "learn" a learner, of a newcomer or of a member, at that address; "move"
+    changes the address alone; "recover" leaves one voter, with everybody else as a learner, under a new epoch. It is
+    written by `recovery` only, never asked for."""
 
-    op: Literal["add", "remove"]
+    op: Literal["add", "learn", "move", "remove", "recover"]
     uid: str
     host: str = ""
     port: int = 0
+    epoch: int = 0
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -35,35 +45,68 @@ def decode(payload: bytes) -> Change:
     return _decoder.decode(payload)
 
 
-def changed(members: Members, change: Change) -> Members:
-    if change.op == "remove":
-        return {uid: address for uid, address in members.items() if uid != change.uid}
-    return {**members, change.uid: Address(change.host, change.port)}
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    voters: Members = field(default_factory=dict)
+    learners: Members = field(default_factory=dict)
+    epoch: int = 0
+
+    @property
+    def everybody(self) -> Members:
+        return {**self.learners, **self.voters}
+
+
+def changed(before: Configuration, change: Change) -> Configuration:
+    uid, address = change.uid, Address(change.host, change.port)
+    voters, learners = _without(before.voters, uid), _without(before.learners, uid)
+    match change.op:
+        case "add":
+            return replace(before, voters={**before.voters, uid: address}, learners=learners)
+        case "learn":
+            return replace(before, voters=voters, learners={**before.learners, uid: address})
+        case "move":
+            if uid in before.voters:
+                return replace(before, voters={**before.voters, uid: address})
+            return replace(before, learners={**before.learners, uid: address}) if uid in before.learners else before
+        case "remove":
+            return replace(before, voters=voters, learners=learners)
+        case "recover":
+            return Configuration({uid: address}, _without(before.everybody, uid), change.epoch)
+
+
+def _without(members: Members, uid: str) -> Members:
+    return {other: address for other, address in members.items() if other != uid}
 
 
 class Configurations:
     """The configurations from `index` (what a snapshot holds) to the end of the log."""
 
-    def __init__(self, index: int = 0, members: Members | None = None) -> None:
-        self._history: list[tuple[int, Members]] = [(index, dict(members or {}))]
+    def __init__(self, index: int = 0, configuration: Configuration | None = None) -> None:
+        self._history: list[tuple[int, Configuration]] = [(index, configuration or Configuration())]
+
+    @property
+    def whole(self) -> Configuration:
+        """The one in force."""
+        return self._history[-1][1]
 
     @property
     def current(self) -> Members:
-        return self._history[-1][1]
+        """Those who vote."""
+        return self.whole.voters
 
     @property
     def changed_at(self) -> int:
         """Index of the entry that made the current configuration."""
         return self._history[-1][0]
 
-    def at(self, index: int) -> Members:
+    def at(self, index: int) -> Configuration:
         """The configuration in force once `index` is applied, or the oldest one known."""
         history = self._history
-        return next((members for since, members in reversed(history) if since <= index), history[0][1])
+        return next((found for since, found in reversed(history) if since <= index), history[0][1])
 
     def append(self, index: int, change: Change) -> None:
         assert index > self.changed_at or len(self._history) == 1, f"configuration {index} after {self.changed_at}"
-        self._history.append((index, changed(self.current, change)))
+        self._history.append((index, changed(self.whole, change)))
 
     def truncate(self, index: int) -> bool:
         """Forget what entries from `index` on brought. True when the current configuration changed by it."""
@@ -73,5 +116,5 @@ class Configurations:
 
     def compact(self, index: int) -> None:
         """Forget configurations older than the one in force at `index`."""
-        members = self.at(index)
-        self._history = [(index, members)] + [item for item in self._history if item[0] > index]
+        found = self.at(index)
+        self._history = [(index, found)] + [item for item in self._history if item[0] > index]

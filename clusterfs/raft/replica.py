@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pysyncobj import FAIL_REASON
 
-from kvorum.errors import AlreadyExists, InvalidInput, NoQuorum, OutcomeUnknown, Refused, Timeout
+from kvorum.errors import AlreadyExists, InvalidInput, NoQuorum, NotFound, OutcomeUnknown, Refused, Timeout
 
 from . import membership
 from .consensus import Command, Consensus
@@ -26,7 +26,7 @@ from .journal import FileLog
 from .membership import Change
 from .snapshot import SnapshotStore
 from .transport import TlsTransport
-from .values import Address, ApplyFailed, Options, Role, StateMachine, Status, StorageDamaged, TlsFiles
+from .values import Address, ApplyFailed, Options, Role, StateMachine, Status, StorageDamaged, Superseded, TlsFiles
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ _ASK_AGAIN_S = 0.2
 _HAND_OVER_S = 0.5
 # Certainly not in the log: the command may be sent again without any thought.
 _NOT_DONE = (FAIL_REASON.MISSING_LEADER, FAIL_REASON.NOT_LEADER, FAIL_REASON.DISCARDED, FAIL_REASON.QUEUE_FULL)
+_DONE = {"add": "added", "learn": "added", "move": "moved", "remove": "removed", "recover": "recovered"}
 
 
 class Outcome:
@@ -72,12 +73,14 @@ class Replica:
         bind: Address,
         stamp: Callable[[bytes], bytes],
         joining: bool = False,
+        epoch: int = 0,
         options: Options = DEFAULTS,
         on_change: Callable[[Status], None] | None = None,
     ) -> None:
         """`members`: when the directory is empty and `joining` is not set, they are the first configuration, and must be the
         same on every node that starts so; otherwise the log knows better and they only help to find the others.
         `joining`: begin with an empty log and learn everything from a leader; without meaning once there is a log.
+        `epoch`: of the cluster that is joined; replicas of a lower one are not listened to, even before there is a log.
         `stamp` is called where an entry is appended, `on_change` in the raft thread on each change of role, leader,
         members, connections or quorum; neither may block."""
         self._uid = uid
@@ -88,6 +91,8 @@ class Replica:
         self._bind = bind
         self._stamp = stamp
         self._is_joining = joining
+        self._epoch = epoch
+        self._superseded_by = 0
         self._options = options
         self._on_change = on_change
         self._consensus: Consensus | None = None
@@ -178,6 +183,7 @@ class Replica:
             stamp=self._stamp,
             clock=monotonic,
             spawn=spawn_thread,
+            epoch=self._epoch,
         )
         self._consensus = Consensus(around, self._members)
         self._transport.attach(self._consensus._poller)
@@ -204,6 +210,10 @@ class Replica:
             while not self._stopping.is_set():
                 consensus.doTick(self._options.tick_s)
                 self._report(consensus)
+        except Superseded as error:
+            log.critical("%s: the replica stops: %s; %s", self._uid, error, error.remedy)
+            self._failure = f"{error.message}; {error.remedy}"
+            self._superseded_by = int(error.details["epoch"])
         except Exception as error:
             log.critical("%s: the replica stops: %s", self._uid, error, exc_info=True)
             self._failure = f"{type(error).__name__}: {error}"
@@ -229,6 +239,7 @@ class Replica:
             status.leader,
             status.is_quorate,
             status.members,
+            status.learners,
             status.missing,
             status.addresses,
             status.caught_up,
@@ -259,6 +270,9 @@ class Replica:
             missing=tuple(now.members),
             caught_up=False,
             failure=self._failure,
+            learners=dict.fromkeys(now.learners, False),
+            epoch=now.epoch,
+            superseded_by=self._superseded_by,
         )
 
     # Calls.
@@ -378,6 +392,21 @@ class Replica:
         """
         self._change(Change("add", uid, address.host, address.port), deadline_s)
 
+    def add_learner(self, uid: str, address: Address, *, deadline_s: float) -> None:
+        """Make a node a member without a vote, and wait until it is connected and has the log. Takes a voter's vote.
+
+        Raises as `add_member`; what a Timeout waited for may then still be a member.
+        """
+        self._change(Change("learn", uid, address.host, address.port), deadline_s)
+
+    def move_member(self, uid: str, address: Address, *, deadline_s: float) -> None:
+        """Another address for a member, whatever its role. Raises NotFound, and as `add_member`."""
+        consensus = self._consensus
+        assert consensus is not None, "the replica is not started"
+        if uid not in consensus.configurations.whole.everybody:
+            raise NotFound(f"no member has the uid {uid}")
+        self._change(Change("move", uid, address.host, address.port), deadline_s)
+
     def remove_member(self, uid: str, *, deadline_s: float) -> None:
         """Take a node's vote; may be this one. A leader hands over first. Raises as `add_member`, Refused for the last member."""
         consensus = self._consensus
@@ -393,8 +422,9 @@ class Replica:
         assert consensus is not None, "the replica is not started"
         consensus.change_progress.pop(change.uid, None)
         while True:
-            applied = consensus.applied_members()
-            if membership.changed(applied, change) == applied and (applied or change.op == "add"):
+            applied = consensus.applied_configuration()
+            is_made = membership.changed(applied, change) == applied and bool(applied.voters)
+            if is_made and (change.op != "learn" or consensus.change_progress.get(change.uid) == ""):
                 return
             self._require_quorum(consensus)
             consensus.call_soon(lambda: consensus.want_change(change))
@@ -404,8 +434,7 @@ class Replica:
         consensus.call_soon(lambda: consensus.withdraw_change(change))
         waiting_for = consensus.change_progress.get(change.uid) or "a leader"
         raise Timeout(
-            f"member {change.uid} was not {'added' if change.op == 'add' else 'removed'} within {deadline_s:g} s: "
-            f"waited for {waiting_for}",
+            f"member {change.uid} was not {_DONE[change.op]} within {deadline_s:g} s: waited for {waiting_for}",
             remedy="look at the members before trying again; trying again is harmless",
         )
 

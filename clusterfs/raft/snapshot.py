@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from .files import File, Files
-from .membership import Members
+from .membership import Configuration
 from .values import Address, StorageDamaged
 
 MAGIC = b"KvRaftS1"
@@ -30,6 +30,8 @@ class _Header(msgspec.Struct, frozen=True):
     index: int
     term: int
     members: dict[str, tuple[str, int]]
+    learners: dict[str, tuple[str, int]] = {}
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Point:
 
     index: int
     term: int
-    members: Members
+    configuration: Configuration
 
 
 class SnapshotStore:
@@ -66,7 +68,11 @@ class SnapshotStore:
 
     def write(self, point: Point, chunks: Iterable[bytes]) -> None:
         """Serialise beside the current snapshot; `adopt_written` makes it the current one."""
-        header = _Header(point.index, point.term, {uid: (a.host, a.port) for uid, a in point.members.items()})
+        voters, learners = (
+            {uid: (address.host, address.port) for uid, address in members.items()}
+            for members in (point.configuration.voters, point.configuration.learners)
+        )
+        header = _Header(point.index, point.term, voters, learners, point.configuration.epoch)
         digest = hashlib.sha256()
         file = self._files.create(FRESH)
         try:
@@ -117,8 +123,11 @@ def verify(files: Files, name: str) -> Point:
         if end < 0 or file.read(digest.digest_size, at=end) != digest.digest():
             raise _damaged(path, "its checksum is wrong")
         header = _Reader(file, path).header()
-    members = {uid: Address(host, port) for uid, (host, port) in header.members.items()}
-    return Point(header.index, header.term, members)
+    voters, learners = (
+        {uid: Address(host, port) for uid, (host, port) in members.items()}
+        for members in (header.members, header.learners)
+    )
+    return Point(header.index, header.term, Configuration(voters, learners, header.epoch))
 
 
 def _parts(header: _Header, chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -22,7 +22,7 @@ from pysyncobj.poller import POLL_EVENT_TYPE, Poller
 
 from .credentials import Credentials
 from .exchange import Exchange, Outgoing
-from .frames import HELLO, frame
+from .frames import HELLO, epoch_of, frame
 from .link import READ, Link, LinkFailed, Stage
 from .messages import AnyMessage, decode, encode
 from .values import Address, Options
@@ -275,7 +275,7 @@ class TlsTransport(Exchange):
             payloads = link.advance(events, now)
             if was_shaking and link.stage is Stage.hello:
                 self._require_peer(link)
-                link.greet()
+                link.greet(self.epoch)
                 payloads = link.advance(READ, now)
             for payload in payloads:
                 self._receive(link, payload, now)
@@ -293,15 +293,32 @@ class TlsTransport(Exchange):
 
     def _receive(self, link: Link, payload: bytes, now: float) -> None:
         if link.stage is Stage.hello:
-            if payload:
-                raise LinkFailed("it does not say hello", is_refusal=True)
+            self._require_epoch(link, payload)
             self._bring_up(link, now)
+            return
         if payload and link.stage is Stage.up:
             assert link.uid is not None
             self._put(link.uid, decode(payload), len(payload))
             if self._inbox.size_bytes > _PAUSE_BYTES:
                 link.is_paused = True
                 self._paused.add(link)
+
+    def _require_epoch(self, link: Link, payload: bytes) -> None:
+        """The first frame says hello. Of two epochs the lower one is over: not a word of it is taken."""
+        epoch = epoch_of(payload)
+        if epoch is None:
+            raise LinkFailed("it does not say hello", is_refusal=True)
+        if epoch > self.epoch:
+            assert link.uid is not None
+            self.superseded_by = (link.uid, epoch)
+            _ring(self._raft_wake)
+            raise LinkFailed(f"it is of epoch {epoch} and we are of epoch {self.epoch}", is_refusal=True)
+        if epoch < self.epoch:
+            raise LinkFailed(
+                f"it is of epoch {epoch} and this cluster was recovered as epoch {self.epoch}: "
+                "run 'kvorum cluster rejoin' on it",
+                is_refusal=True,
+            )
 
     def _bring_up(self, link: Link, now: float) -> None:
         """Of two links the one stays that the lower uid dialled; of two in one direction the newer, for the other is dead."""

@@ -4,7 +4,7 @@ Nothing here acts. Whoever uses consensus needs this module and `replica`, and n
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -24,11 +24,17 @@ class ApplyFailed(KvorumError):
     reason = "APPLY_FAILED"
 
 
+class Superseded(KvorumError):
+    """The cluster goes on under a higher epoch, recovered without this replica: it must not take part with what it holds."""
+
+    reason = "SUPERSEDED"
+
+
 class Role(StrEnum):
     follower = "follower"
     candidate = "candidate"
     leader = "leader"
-    # In no configuration: about to be added, or removed. Follows a log, never votes itself leader.
+    # Without a vote, or in no configuration: about to be added, or removed. Follows a log, never stands for election.
     learner = "learner"
     failed = "failed"
     stopped = "stopped"
@@ -114,6 +120,13 @@ class Status:
     caught_up: bool
     # Why the replica stopped by itself, if it did.
     failure: str | None = None
+    # Members without a vote, and whether each is connected (as in `members`).
+    learners: Mapping[str, bool] = field(default_factory=dict)
+    # As the leader knows them: learners that have the log, so that they may be given a vote.
+    ready_learners: tuple[str, ...] = ()
+    epoch: int = 0
+    # The higher epoch because of which the replica stopped; 0 when it did not.
+    superseded_by: int = 0
 
 
 class StateMachine(Protocol):

@@ -153,7 +153,7 @@ class Cluster:
     def address(self, uid: str) -> Address:
         return self.addresses.setdefault(uid, Address("127.0.0.1", free_port()))
 
-    def start(self, uid: str, *, joining: bool = False, tls: TlsFiles | None = None) -> Replica:
+    def start(self, uid: str, *, joining: bool = False, tls: TlsFiles | None = None, epoch: int = 0) -> Replica:
         machine = self.machines[uid] = ListMachine()
         changes = self.changes.setdefault(uid, [])
         replica = Replica(
@@ -165,6 +165,7 @@ class Cluster:
             bind=self.address(uid),
             stamp=lambda entry: entry,
             joining=joining,
+            epoch=epoch,
             options=self.options,
             on_change=changes.append,
         )
