@@ -6,17 +6,16 @@ changes of quorum in the cluster log. Starting and retiring is `clusterfs.daemon
 """
 
 import logging
-import os
 import threading
-import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from clusterfs import seed as seeds
 from clusterfs import special
 from clusterfs.commands import MemberPut
+from clusterfs.computed import Computed, set_debug
 from clusterfs.consensus import ReplicaFactory
+from clusterfs.gossip import Gossip
 from clusterfs.machine import StoreMachine
 from clusterfs.membership import Member
 from clusterfs.mount import Mount, Store
@@ -30,7 +29,6 @@ from kvorum.node import Identity, Pki
 log = logging.getLogger(__name__)
 
 CHORE_INTERVAL_S = 0.25
-LOG_LINES = 50
 _SYSLOG_INFO = 6
 _SYSLOG_WARNING = 4
 
@@ -68,15 +66,16 @@ class Running:
         )
         self.quorum = Quorum(self.replica)
         self._mounted: Mounted | None = None
-        self._start_time = int(time.time())
-        self._log_lines: deque[special.LogLine] = deque(maxlen=LOG_LINES)
+        self.gossip = Gossip(uid=identity.uid, name=identity.name, send=self.replica.whisper)
+        self._computed = Computed(node_name=identity.name, machine=self.machine, gossip=self.gossip, cluster=self)
         self._stopping = threading.Event()
         self._chores = threading.Thread(target=self._work, name="chores", daemon=True)
         self._members_seen = -1
         self._was_quorate = False
         self._is_failure_told = False
         self._online: dict[str, bool] = {}
-        self._members_counter = 0
+        self._addresses: Mapping[str, str] = {}
+        self.members_counter = 0
 
     def start(self) -> None:
         self.replica.start()
@@ -85,6 +84,8 @@ class Running:
         except KvorumError:
             self.replica.stop()
             raise
+        self.replica.listen(self.gossip.receive, self.gossip.links)
+        self.gossip.start()
         self._note(_SYSLOG_INFO, "starting cluster log")
         self._chores.start()
 
@@ -92,6 +93,7 @@ class Running:
         """Watches end first, then the mount, then consensus: nobody is left who would wait for it."""
         self._stopping.set()
         self.machine.close()
+        self.gossip.stop()
         if self._chores.is_alive():
             self._chores.join(timeout=10.0)
         if self._mounted is not None:
@@ -101,6 +103,14 @@ class Running:
     @property
     def is_mounted(self) -> bool:
         return self._mounted is not None and self._mounted.is_alive
+
+    @property
+    def cluster_name(self) -> str:
+        return self.seed.cluster_name
+
+    @property
+    def is_quorate(self) -> bool:
+        return self.replica.status().is_quorate
 
     def members(self) -> list[Member]:
         """By the state; by the seed as long as the state has none."""
@@ -118,50 +128,14 @@ class Running:
             ),
             is_quorate=lambda: self.quorum.is_quorate,
             lock_age_s=self.machine.lock_age_s,
-            specials={
-                ".version": self._version,
-                ".members": self._members,
-                ".vmlist": self._vmlist,
-                ".clusterlog": lambda: special.cluster_log(list(self._log_lines)),
-                ".rrd": lambda: b"",
-                ".debug": lambda: b"1\n" if logging.getLogger("clusterfs").level == logging.DEBUG else b"0\n",
-            },
+            specials=self._computed.files(),
             links=special.links(self.identity.name),
-            set_debug=lambda is_on: logging.getLogger("clusterfs").setLevel(logging.DEBUG if is_on else logging.NOTSET),
+            set_debug=set_debug,
             node_uid=self.identity.uid,
         )
         mounted = Mounted(Mount(store, mountpoint=self._mountpoint, gid=group_id()), self._mountpoint)
         mounted.start()
         self._mounted = mounted
-
-    def _version(self) -> bytes:
-        view = self.machine.view
-        names = sorted(member.name for member in self.members())
-        return special.version(
-            view.state.root,
-            start_time=self._start_time,
-            members_version=self._members_counter,
-            guests_version=view.guests_version,
-            nodes=names,
-        )
-
-    def _members(self) -> bytes:
-        status = self.replica.status()
-        return special.members(
-            special.ClusterView(
-                node_name=self.identity.name,
-                cluster_name=self.seed.cluster_name,
-                version=self._members_counter,
-                config_version=self.machine.state.members_version,
-                is_quorate=status.is_quorate,
-                members=self.members(),
-                online=self.online(),
-            )
-        )
-
-    def _vmlist(self) -> bytes:
-        view = self.machine.view
-        return special.vmlist(view.state.root, guests_version=view.guests_version)
 
     def _work(self) -> None:
         while not self._stopping.wait(CHORE_INTERVAL_S):
@@ -179,14 +153,16 @@ class Running:
             self._is_failure_told = True
             log.critical("consensus has stopped, this node only reads from now on: %s", status.failure)
         online = self.online()
+        addresses = self._computed.addresses()
         view = self.machine.view
         if (
             online != self._online
+            or addresses != self._addresses
             or status.is_quorate != self._was_quorate
             or view.members_version != self._members_seen
         ):
-            self._members_counter += 1
-        self._online = online
+            self.members_counter += 1
+        self._online, self._addresses = online, addresses
         if status.is_quorate != self._was_quorate:
             self._was_quorate = status.is_quorate
             self._note_quorum(status.is_quorate)
@@ -230,15 +206,4 @@ class Running:
         self._note(_SYSLOG_WARNING, error.message)
 
     def _note(self, priority: int, message: str) -> None:
-        self._log_lines.append(
-            special.LogLine(
-                uid=len(self._log_lines) + 1,
-                time=int(time.time()),
-                priority=priority,
-                tag="cluster",
-                pid=os.getpid(),
-                node=self.identity.name,
-                user="root",
-                message=message,
-            )
-        )
+        self.gossip.log(priority=priority, tag="cluster", user="root", message=message)

@@ -5,9 +5,10 @@ Pure: values in, text out. Counters are this daemon's own; a client compares (st
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from clusterfs import rules
+from clusterfs.clusterlog import LogLine
 from clusterfs.membership import Member
 from clusterfs.tree import Directory, File, lookup
 
@@ -21,14 +22,14 @@ WATCHED_PATHS = (
     "notifications.cfg",
     "priv/notifications.cfg",
     "priv/shadow.cfg",
+    "priv/acme/plugins.cfg",
     "priv/tfa.cfg",
     "priv/token.cfg",
     "priv/wg-keys.cfg",
-    "priv/acme/plugins.cfg",
     "datacenter.cfg",
-    "jobs.cfg",
     "vzdump.cron",
     "vzdump.conf",
+    "jobs.cfg",
     "ha/crm_commands",
     "ha/manager_status",
     "ha/resources.cfg",
@@ -43,10 +44,12 @@ WATCHED_PATHS = (
     "sdn/controllers.cfg",
     "sdn/subnets.cfg",
     "sdn/ipams.cfg",
-    "sdn/dns.cfg",
-    "sdn/fabrics.cfg",
     "sdn/mac-cache.json",
     "sdn/pve-ipam-state.json",
+    "sdn/dns.cfg",
+    "sdn/fabrics.cfg",
+    "sdn/route-maps.cfg",
+    "sdn/prefix-lists.cfg",
     "sdn/.running-config",
     "virtual-guest/cpu-models.conf",
     "virtual-guest/profiles.cfg",
@@ -55,6 +58,9 @@ WATCHED_PATHS = (
     "mapping/pci.cfg",
     "mapping/usb.cfg",
 )
+
+
+_WATCHED = tuple((tuple(path.split("/")), json.dumps(path)) for path in WATCHED_PATHS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,36 +74,32 @@ class ClusterView:
     is_quorate: bool
     members: Sequence[Member]
     online: Mapping[str, bool]
-
-
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    """One line of `.clusterlog`; `priority` as in syslog, `time` in seconds since the epoch."""
-
-    uid: int
-    time: int
-    priority: int
-    tag: str
-    pid: int
-    node: str
-    user: str
-    message: str
+    # By uid, of nodes that have said that they are to be reached elsewhere than where their replica listens.
+    addresses: Mapping[str, str] = field(default_factory=dict)
 
 
 def version(
-    root: Directory, *, start_time: int, members_version: int, guests_version: int, nodes: Sequence[str]
+    root: Directory,
+    *,
+    start_time: int,
+    members_version: int,
+    guests_version: int,
+    stores: Sequence[tuple[str, Mapping[str, int]]],
 ) -> bytes:
-    """`.version`: what changed, by counters. A path's counter is the log index of its last change, 0 when it is not there."""
+    """`.version`: what changed, by counters. A path's counter is the log index of its last change, 0 when it is not there.
+
+    `stores`: the status keys of each node with their counters; this node comes first.
+    """
     lines = [
         f'"starttime": {start_time}',
         f'"clinfo": {members_version}',
         f'"vmlist": {guests_version}',
     ]
-    for path in WATCHED_PATHS:
-        node = lookup(root, tuple(path.split("/")))
-        lines.append(f'"{path}": {node.version if node is not None else 0}')
-    stores = "\n,\n".join(f"{json.dumps(name)}: {{\n}}" for name in nodes)
-    lines.append('"kvstore": {\n' + (stores + "\n" if stores else "") + "}")
+    for parts, shown in _WATCHED:
+        node = lookup(root, parts)
+        lines.append(f"{shown}: {node.version if node is not None else 0}")
+    nodes = ",\n".join(_store(name, counters) for name, counters in stores)
+    lines.append('"kvstore": {\n' + nodes + "}")
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
 
@@ -112,7 +114,7 @@ def members(view: ClusterView) -> bytes:
     )
     nodes = ",\n".join(
         f'  {json.dumps(member.name)}: {{ "id": {member.number}, "online": {int(view.online.get(member.uid, False))}, '
-        f'"ip": {json.dumps(member.address)}}}'
+        f'"ip": {json.dumps(view.addresses.get(member.uid, member.address))}}}'
         for member in sorted(view.members, key=lambda member: member.number)
     )
     return f'{head},\n{cluster},\n"nodelist": {{\n{nodes}\n  }}\n}}\n'.encode()
@@ -129,20 +131,30 @@ def vmlist(root: Directory, *, guests_version: int) -> bytes:
 
 
 def cluster_log(lines: Sequence[LogLine]) -> bytes:
-    """`.clusterlog`: newest first, at most 50."""
+    """`.clusterlog`, of lines that come newest first."""
     rows = ",\n".join(
         f'{{"uid": {line.uid}, "time": {line.time}, "pri": {line.priority}, "tag": {json.dumps(line.tag)}, '
         f'"pid": {line.pid}, "node": {json.dumps(line.node)}, "user": {json.dumps(line.user)}, '
         f'"msg": {json.dumps(line.message)}}}'
-        for line in list(reversed(lines))[:50]
+        for line in lines
     )
     return ('{\n"data": [\n' + (rows + "\n" if rows else "") + "]\n}\n").encode()
+
+
+def rrd(records: Sequence[tuple[str, bytes]]) -> bytes:
+    """`.rrd`: one line for each record that nodes have told of lately."""
+    return b"".join(b"%s:%s\n" % (key.encode(), record) for key, record in records)
 
 
 def links(node_name: str) -> dict[str, str]:
     """The links at the top, by name, with their targets; they exist even when the target does not."""
     home = f"nodes/{node_name}"
     return {"local": home, "qemu-server": f"{home}/qemu-server", "lxc": f"{home}/lxc"}
+
+
+def _store(name: str, counters: Mapping[str, int]) -> str:
+    rows = ",\n".join(f"{json.dumps(key)}: {counters[key]}" for key in sorted(counters))
+    return f"{json.dumps(name)}: {{\n{rows}}}\n"
 
 
 def _vm(place: rules.GuestPlace, file: File) -> str:

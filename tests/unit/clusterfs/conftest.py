@@ -69,6 +69,12 @@ class FakeReplica:
             raise NoQuorum(missing=list(self.peers))
         return self.index
 
+    def listen(self, on_whisper: Callable[[str, bytes], None], on_links: Callable[[frozenset[str]], None]) -> None:
+        """Nobody is there who would whisper."""
+
+    def whisper(self, payload: bytes, uid: str | None = None) -> None:
+        """Nobody hears it."""
+
     def status(self) -> FakeStatus:
         members = {self.uid: True, **dict.fromkeys(self.peers, self.is_quorate)}
         missing = [] if self.is_quorate else list(self.peers)
@@ -135,7 +141,7 @@ def mount_store(directory: Path, *, link_node: str = "n1") -> MountedStore:
             start_time=1,
             members_version=1,
             guests_version=machine.view.guests_version,
-            nodes=["n1"],
+            stores=[("n1", {})],
         ),
         ".members": members,
         ".vmlist": lambda: special.vmlist(machine.state.root, guests_version=machine.view.guests_version),
