@@ -5,7 +5,8 @@ restarted. Answers are messages of kvorum.v1, which hold no reference to the cli
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ import grpc.aio
 from kvorum.errors import KvorumError, Unreachable
 from kvorum.node import CLUSTERFS_SOCKET
 from kvorum.rpc import from_rpc_error
-from kvorum.v1 import replica_pb2, replica_pb2_grpc, store_pb2, store_pb2_grpc
+from kvorum.v1 import replica_pb2, replica_pb2_grpc, status_pb2, status_pb2_grpc, store_pb2, store_pb2_grpc
 
 READ_S = 5.0
 WRITE_S = 10.0
@@ -199,6 +200,49 @@ class StoreClient:
         finally:
             call.cancel()
 
+    # Status and the cluster log: no quorum is needed, nothing reaches a disk.
+
+    async def set_status(self, values: Mapping[str, bytes], *, deadline_s: float = READ_S) -> None:
+        """Of this node; an empty value deletes its key. Raises QuotaExceeded, InvalidInput."""
+        await self._call(self._status.SetStatus, status_pb2.SetStatusRequest(values=dict(values)), deadline_s)
+
+    async def get_status(self, key: str, *, node: str = "", deadline_s: float = READ_S) -> bytes:
+        """Raises NotFound."""
+        request = status_pb2.GetStatusRequest(node=node, key=key)
+        return (await self._call(self._status.GetStatus, request, deadline_s)).value.value
+
+    async def list_status(
+        self, *, node: str = "", prefix: str = "", with_values: bool = False, deadline_s: float = READ_S
+    ) -> status_pb2.ListStatusResponse:
+        request = status_pb2.ListStatusRequest(node=node, prefix=prefix, with_values=with_values)
+        return await self._call(self._status.ListStatus, request, deadline_s)
+
+    async def watch_status(self, *, node: str = "", prefix: str = "") -> AsyncIterator[status_pb2.WatchStatusResponse]:
+        """What there is, then each change, until the caller stops iterating. Raises Unreachable when the daemon ends."""
+        await self._wait_for_daemon(PATIENCE_S)
+        call = self._status.WatchStatus(status_pb2.WatchStatusRequest(node=node, prefix=prefix))
+        try:
+            async for answer in call:
+                yield answer
+        except grpc.aio.AioRpcError as error:
+            raise _explain(error) from error
+        finally:
+            call.cancel()
+
+    async def log_message(
+        self, message: str, *, priority: int = 6, tag: str = "cluster", user: str = "root", deadline_s: float = READ_S
+    ) -> None:
+        """A line of the cluster log, in this node's name; `priority` as in syslog."""
+        request = status_pb2.LogMessageRequest(priority=priority, tag=tag, user=user, message=message, pid=os.getpid())
+        await self._call(self._status.LogMessage, request, deadline_s)
+
+    async def list_log(
+        self, *, limit: int = 50, user: str = "", deadline_s: float = READ_S
+    ) -> Sequence[status_pb2.LogLine]:
+        """Of all nodes, the newest first."""
+        request = status_pb2.ListLogRequest(limit=limit, user=user)
+        return (await self._call(self._status.ListLog, request, deadline_s)).lines
+
     # The replica
 
     async def activate(
@@ -258,6 +302,10 @@ class StoreClient:
     @property
     def _store(self) -> "store_pb2_grpc.StoreServiceAsyncStub":
         return store_pb2_grpc.StoreServiceStub(self._open)
+
+    @property
+    def _status(self) -> "status_pb2_grpc.StatusServiceAsyncStub":
+        return status_pb2_grpc.StatusServiceStub(self._open)
 
     @property
     def _replica(self) -> "replica_pb2_grpc.ReplicaServiceAsyncStub":
