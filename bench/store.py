@@ -18,13 +18,14 @@ from types import FrameType
 
 import click
 
-from bench import commit, failover
+from bench import commit, failover, mount
 from bench.rows import Row, as_json, table
 from bench.run import Group, Run
 
 GROUPS: dict[str, Group] = {
     "commit": commit.rows,
     "failover": failover.rows,
+    "mount": mount.rows,
 }
 RESULTS = Path(__file__).parent / "results"
 
