@@ -325,7 +325,7 @@ class Consensus(MembershipChanges):
         base = self.log.base_index
         kept, left = index, self.options.keep_bytes
         while kept > max(base, index - self.options.keep_entries):
-            left -= len(self.log[kept - base][0])
+            left -= self.log.size_at(kept)
             if left < 0:
                 break
             kept -= 1

@@ -51,7 +51,7 @@ class Surroundings:
 
 
 def spawn_thread(work: Callable[[], None]) -> None:
-    threading.Thread(target=work, name="raft-snapshot", daemon=True).start()
+    threading.Thread(target=work, name="raft-disk", daemon=True).start()
 
 
 class Core(SyncObj):  # type: ignore[misc]

@@ -17,7 +17,7 @@ from pysyncobj import FAIL_REASON
 
 from kvorum.errors import AlreadyExists, InvalidInput, NoQuorum, NotFound, OutcomeUnknown, Refused, Timeout
 
-from . import membership
+from . import membership, segments
 from .consensus import Command, Consensus
 from .core import MEMBERSHIP, NO_OP, REGULAR, Surroundings, monotonic, spawn_thread
 from .credentials import Credentials
@@ -162,12 +162,12 @@ class Replica:
     def _assemble(self) -> None:
         files = LocalFiles(self._directory)
         snapshots = SnapshotStore(files)
-        if snapshots.is_there() and not (self._directory / "log").exists():
+        if snapshots.is_there() and not segments.is_there(files):
             raise StorageDamaged(
                 f"there is a snapshot but no log in {self._directory}",
                 remedy="remove this node from the cluster, empty the directory and join again",
             )
-        self._log = FileLog(files, uid=self._uid)
+        self._log = FileLog(files, uid=self._uid, spawn=spawn_thread)
         if self._log.last_index == 0 and not self._is_joining:
             self._write_first_configuration(self._log)
         self._transport = TlsTransport(

@@ -18,6 +18,12 @@ class StorageDamaged(KvorumError):
     reason = "STORAGE_DAMAGED"
 
 
+class DiskFull(KvorumError):
+    """There is no space for the log. Nothing is lost, nothing is acknowledged; it passes when somebody makes space."""
+
+    reason = "DISK_FULL"
+
+
 class ApplyFailed(KvorumError):
     """The state machine raised on a committed entry: a bug, but the log goes on without it on every replica alike."""
 

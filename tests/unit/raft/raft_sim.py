@@ -17,6 +17,7 @@ from pysyncobj.node import Node
 from clusterfs.raft import membership
 from clusterfs.raft.consensus import Command, Consensus
 from clusterfs.raft.core import LEADER, MEMBERSHIP, REGULAR, Surroundings
+from clusterfs.raft.entries import Entries
 from clusterfs.raft.exchange import Exchange, Outgoing
 from clusterfs.raft.files import LocalFile, LocalFiles
 from clusterfs.raft.journal import Log
@@ -48,9 +49,11 @@ class Disk:
 
 class SimLog(Log):
     def __init__(self, disk: Disk, fate: Callable[[], str]) -> None:
-        super().__init__()
+        _, index, term = disk.entries[0]
+        super().__init__(Entries(index=index, term=term))
+        for command, _, its_term in disk.entries[1:]:
+            self._entries.append(command, its_term)
         self._disk, self._fate = disk, fate
-        self._entries = list(disk.entries)
         self._term, self._voted_for = disk.term, disk.voted_for
         self._commit_index = self._stored_commit_index = disk.commit_index
         self._is_dirty = False
@@ -66,7 +69,7 @@ class SimLog(Log):
         fate = self._fate()
         if fate == "before":
             raise Crash
-        self._disk.entries = list(self._entries)
+        self._disk.entries = list(self[:])
         self._disk.term, self._disk.voted_for = self._term, self._voted_for
         self._disk.commit_index = self._commit_index
         self._is_dirty = False

@@ -1,23 +1,33 @@
-"""The log file: what was synced comes back whole, what was not is a prefix, and anything else is refused."""
+"""The log's files: what was synced comes back whole, what was not is a prefix, and anything else is refused."""
 
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from faulty_files import FaultyFiles
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from clusterfs.raft import StorageDamaged, records
+from clusterfs.raft import StorageDamaged, segments
+from clusterfs.raft.entries import Entries
 from clusterfs.raft.files import Files, LocalFiles
 from clusterfs.raft.journal import FileLog, Log
-from clusterfs.raft.records import Damaged
+from clusterfs.raft.messages import Entry
+from clusterfs.raft.values import DiskFull
+
+SMALL = 600
 
 
-def filled(directory: Path, count: int = 5, files: Files | None = None) -> FileLog:
+def opened(where: Path | Files, *, segment_bytes: int = SMALL, memory_bytes: int = 200) -> FileLog:
+    if isinstance(where, Path):
+        where.mkdir(exist_ok=True)
+    files = LocalFiles(where) if isinstance(where, Path) else where
+    return FileLog(files, uid="n1", segment_bytes=segment_bytes, memory_bytes=memory_bytes)
+
+
+def filled(where: Path | Files, count: int = 5, *, segment_bytes: int = 2**16) -> FileLog:
     """Entries 1..count, each synced by itself, and a vote."""
-    directory.mkdir(exist_ok=True)
-    log = FileLog(files or LocalFiles(directory), uid="n1")
+    log = opened(where, segment_bytes=segment_bytes)
     log.setCurrentTerm(3, "n2")
     for index in range(1, count + 1):
         log.add(b"\x00entry %d" % index, index, 3)
@@ -25,19 +35,19 @@ def filled(directory: Path, count: int = 5, files: Files | None = None) -> FileL
     return log
 
 
-def contents(log: Log) -> list[tuple[bytes, int, int]]:
-    return log[:]
+def contents(log: Log) -> list[Entry]:
+    return list(log[:])
 
 
-def reopened(directory: Path) -> FileLog:
-    return FileLog(LocalFiles(directory), uid="n1")
+def segment_files(directory: Path) -> list[Path]:
+    return sorted(directory.glob("log-*"))
 
 
 def test_entries_term_and_vote_survive_a_crash_after_the_sync(tmp_path: Path) -> None:
     log = filled(tmp_path)
     before = contents(log)
     log.abandon()
-    again = reopened(tmp_path)
+    again = opened(tmp_path)
     assert contents(again) == before
     assert (again.getCurrentTerm(), again.getVotedForNodeId()) == (3, "n2")
 
@@ -46,83 +56,84 @@ def test_what_was_not_synced_is_not_there_after_a_crash(tmp_path: Path) -> None:
     log = filled(tmp_path)
     log.add(b"\x00late", 6, 3)
     log.abandon()
-    assert reopened(tmp_path).last_index == 5
-
-
-@settings(max_examples=120, deadline=None)
-@given(
-    batches=st.lists(st.lists(st.binary(max_size=40), min_size=1, max_size=4), min_size=1, max_size=6),
-    cut=st.floats(0, 1, exclude_max=True),
-    garbage=st.binary(max_size=64),
-)
-def test_any_torn_end_leaves_a_prefix_of_whole_batches(batches: list[list[bytes]], cut: float, garbage: bytes) -> None:
-    packed = [
-        records.pack([records.entry(command, index, 1) for index, command in enumerate(batch, 1)], number)
-        for number, batch in enumerate(batches, 1)
-    ]
-    whole = b"".join(packed[:-1])
-    torn = packed[-1][: int(len(packed[-1]) * cut)] + garbage
-    found, batch, end = records.read(whole + torn)
-    expected = [records.entry(c, i, 1) for one in batches[:-1] for i, c in enumerate(one, 1)]
-    assert (found, batch, end) == (expected, len(batches) - 1, len(whole))
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    batches=st.lists(st.lists(st.binary(max_size=40), min_size=1, max_size=3), min_size=2, max_size=5),
-    place=st.floats(0, 1, exclude_max=True),
-    bit=st.integers(0, 7),
-)
-def test_a_flipped_bit_before_a_whole_batch_is_refused(batches: list[list[bytes]], place: float, bit: int) -> None:
-    packed = [
-        records.pack([records.entry(command, index, 1) for index, command in enumerate(batch, 1)], number)
-        for number, batch in enumerate(batches, 1)
-    ]
-    data = bytearray(b"".join(packed))
-    data[int((len(data) - len(packed[-1])) * place)] ^= 1 << bit
-    with pytest.raises(Damaged):
-        records.read(bytes(data))
+    assert opened(tmp_path).last_index == 5
 
 
 def test_a_log_cut_at_any_byte_opens_with_a_prefix_and_goes_on(tmp_path: Path) -> None:
-    log = filled(tmp_path / "whole", 4)
+    log = filled(tmp_path / "whole", 4, segment_bytes=0)
     entries = contents(log)
     log.abandon()
-    data = (tmp_path / "whole" / "log").read_bytes()
+    *sealed, _ = segment_files(tmp_path / "whole")
+    assert len(sealed) == 5, "one batch in each"
+    log = filled(tmp_path / "one", 4)
+    log.abandon()
+    (path,) = segment_files(tmp_path / "one")
+    data = path.read_bytes().rstrip(b"\0")
     start = data.index(b"\x00entry 1")
     for end in range(start, len(data)):
         directory = tmp_path / "cut"
         directory.mkdir()
-        (directory / "log").write_bytes(data[:end])
-        torn = reopened(directory)
+        (directory / path.name).write_bytes(data[:end])
+        torn = opened(directory)
         assert contents(torn) == entries[: len(torn)]
         torn.add(b"\x00new", torn.last_index + 1, 4)
         torn.sync()
         torn.abandon()
-        assert reopened(directory)[-1][0] == b"\x00new"
+        assert opened(directory)[-1][0] == b"\x00new"
         shutil.rmtree(directory)
 
 
 def test_damage_in_the_middle_is_refused_with_the_path_and_a_remedy(tmp_path: Path) -> None:
     filled(tmp_path).abandon()
-    path = tmp_path / "log"
+    (path,) = segment_files(tmp_path)
     data = bytearray(path.read_bytes())
     data[data.index(b"entry 2")] ^= 1
     path.write_bytes(data)
     with pytest.raises(StorageDamaged, match="damaged") as caught:
-        reopened(tmp_path)
-    assert str(path) in caught.value.message and caught.value.remedy
+        opened(tmp_path)
+    assert path.name in caught.value.message and str(tmp_path) in caught.value.message and caught.value.remedy
     assert path.read_bytes() == data, "a refused log is left as it is"
 
 
 def test_damage_to_the_last_entry_is_refused_after_a_clean_stop(tmp_path: Path) -> None:
     filled(tmp_path).close()
-    path = tmp_path / "log"
+    (path,) = segment_files(tmp_path)
     data = bytearray(path.read_bytes())
     data[data.index(b"entry 5")] ^= 1
     path.write_bytes(data)
     with pytest.raises(StorageDamaged):
-        reopened(tmp_path)
+        opened(tmp_path)
+
+
+def test_any_damage_to_a_sealed_segment_is_refused(tmp_path: Path) -> None:
+    """Its last batch too, which in the last segment would be taken for torn."""
+    filled(tmp_path, 40, segment_bytes=SMALL).abandon()
+    sealed = segment_files(tmp_path)[1]
+    good = sealed.read_bytes()
+    end = len(good.rstrip(b"\0"))
+    for at in (*range(0, end, 7), end - 1, end + 5):
+        data = bytearray(good)
+        data[at] ^= 0x10
+        sealed.write_bytes(data)
+        with pytest.raises(StorageDamaged, match=sealed.name):
+            opened(tmp_path)
+    sealed.write_bytes(good[: end - 3])
+    with pytest.raises(StorageDamaged):
+        opened(tmp_path)
+    sealed.write_bytes(good)
+    assert opened(tmp_path).last_index == 40
+
+
+def test_a_missing_segment_is_refused(tmp_path: Path) -> None:
+    filled(tmp_path, 40, segment_bytes=SMALL).abandon()
+    first, second, *_ = segment_files(tmp_path)
+    aside = tmp_path / "aside"
+    for missing, why in ((second, "comes next"), (first, "begins after entry 0")):
+        missing.rename(aside)
+        with pytest.raises(StorageDamaged, match=why):
+            opened(tmp_path)
+        aside.rename(missing)
+    assert opened(tmp_path).last_index == 40
 
 
 def test_the_log_of_another_node_is_refused(tmp_path: Path) -> None:
@@ -131,10 +142,12 @@ def test_the_log_of_another_node_is_refused(tmp_path: Path) -> None:
         FileLog(LocalFiles(tmp_path), uid="n9")
 
 
-def test_an_empty_file_is_no_fresh_log(tmp_path: Path) -> None:
-    (tmp_path / "log").write_bytes(b"")
-    with pytest.raises(StorageDamaged):
-        reopened(tmp_path)
+def test_a_log_of_one_file_and_an_empty_segment_are_no_fresh_log(tmp_path: Path) -> None:
+    for name in ("log", segments.name_of(1), "log-1"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(StorageDamaged):
+            opened(tmp_path)
+        (tmp_path / name).unlink()
 
 
 def test_a_truncation_survives_and_committed_entries_cannot_be_cut(tmp_path: Path) -> None:
@@ -146,7 +159,7 @@ def test_a_truncation_survives_and_committed_entries_cannot_be_cut(tmp_path: Pat
     log.add(b"\x00other", 4, 5)
     log.sync()
     log.abandon()
-    assert [entry[0] for entry in reopened(tmp_path)[1:]] == [
+    assert [entry[0] for entry in contents(opened(tmp_path))[1:]] == [
         b"\x00entry 1",
         b"\x00entry 2",
         b"\x00entry 3",
@@ -154,29 +167,169 @@ def test_a_truncation_survives_and_committed_entries_cannot_be_cut(tmp_path: Pat
     ]
 
 
-@pytest.mark.parametrize("failing", ["write", "datasync", "rename"])
-def test_a_crash_anywhere_in_compaction_keeps_the_tail(tmp_path: Path, failing: str) -> None:
+def test_compaction_removes_whole_segments_and_writes_one_record(tmp_path: Path) -> None:
+    """Nothing that is kept is written again: the leader would stand still meanwhile, and a crash could lose the tail."""
     files = FaultyFiles(tmp_path)
-    log = filled(tmp_path, 50, files)
-    log.setRaftCommitIndex(45)
-
-    def fail(operation: str, _name: str) -> None:
-        if operation == failing:
-            raise OSError(28, "no space left on device")
-
-    files.before = fail
-    with pytest.raises(OSError, match="no space"):
-        log.compact(40)
+    log = filled(files, 60, segment_bytes=SMALL)
+    log.setRaftCommitIndex(60)
+    before = contents(log)
+    files.done.clear()
+    log.compact(40)
+    assert [operation for operation, _ in files.done][:2] == ["write", "datasync"]
+    assert {operation for operation, _ in files.done[2:]} == {"remove"}
+    assert contents(log)[1:] == before[41:]
     log.abandon()
-    again = reopened(tmp_path)
-    assert (again.base_index, again.last_index) == (0, 50)
-    again.setRaftCommitIndex(45)
-    again.compact(40)
-    again.abandon()
-    compacted = reopened(tmp_path)
-    assert (compacted.base_index, compacted.last_index, compacted.getRaftCommitIndex()) == (40, 50, 45)
-    assert compacted.term_at(40) == 3 and compacted.term_at(39) is None
-    assert (compacted.getCurrentTerm(), compacted.getVotedForNodeId()) == (3, "n2")
+    again = opened(tmp_path)
+    assert (again.base_index, again.last_index, again.getRaftCommitIndex()) == (40, 60, 40)
+    assert again.term_at(40) == 3 and again.term_at(39) is None
+    assert (again.getCurrentTerm(), again.getVotedForNodeId()) == (3, "n2")
+    assert contents(again)[1:] == before[41:]
+
+
+def test_a_log_whose_cut_entries_were_in_a_removed_segment_opens(tmp_path: Path) -> None:
+    log = filled(tmp_path, 20, segment_bytes=300)
+    log.setRaftCommitIndex(6)
+    log.truncate(7)
+    for index in range(7, 20):
+        log.add(b"\x00other %d" % index, index, 4)
+        log.sync()
+    log.setRaftCommitIndex(19)
+    for base in range(5, 19):
+        log.compact(base)
+        kept = contents(log)
+        log.abandon()
+        log = opened(tmp_path, segment_bytes=300)
+        assert contents(log) == kept
+        log.setRaftCommitIndex(19)
+
+
+def test_old_entries_are_read_from_disk_and_checked(tmp_path: Path) -> None:
+    log = filled(tmp_path, 100, segment_bytes=SMALL)
+    assert log._entries.resident_bytes <= 200
+    assert log.entries_from(3, count=2, size_bytes=10**6) == [(b"\x00entry 3", 3, 3), (b"\x00entry 4", 4, 3)]
+    assert [entry[1] for entry in log.entries_from(90, count=100, size_bytes=25)] == [90, 91]
+    assert len(log.entries_from(90, count=100, size_bytes=1)) == 1
+    assert len(contents(log)) == 101
+    path = segment_files(tmp_path)[0]
+    data = bytearray(path.read_bytes())
+    data[data.index(b"entry 3")] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(StorageDamaged, match="entry 3 "):
+        log.entries_from(3, count=2, size_bytes=10**6)
+    log.abandon()
+
+
+def test_the_next_segment_is_allocated_beside_the_raft_thread(tmp_path: Path) -> None:
+    files = FaultyFiles(tmp_path)
+    waiting: list[Callable[[], None]] = []
+    log = FileLog(files, uid="n1", segment_bytes=SMALL, spawn=waiting.append)
+    index = 0
+    for _ in range(30):
+        while waiting:
+            waiting.pop()()
+        files.done.clear()
+        index += 1
+        log.add(b"\x00entry %d" % index, index, 1)
+        log.sync()
+        assert "allocate" not in [operation for operation, _ in files.done]
+    assert len(segment_files(tmp_path)) > 2
+    while len(segment_files(tmp_path)) < 6:
+        index += 1
+        log.add(b"\x00entry %d" % index, index, 1)
+        log.sync()
+    assert waiting, "without the thread's help it allocates itself"
+    log.abandon()
+    assert opened(tmp_path).last_index == index
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+State = tuple[list[Entry], int, str | None]
+
+
+def state(log: Log) -> State:
+    return contents(log), log.getCurrentTerm(), log.getVotedForNodeId()
+
+
+def life(log: FileLog) -> list[Callable[[], None]]:
+    """Everything that happens to a log, in steps that are durable when they return."""
+
+    def adds(first: int, last: int, term: int) -> list[Callable[[], None]]:
+        def add(index: int) -> None:
+            log.add(b"\x00entry %d of %d" % (index, term), index, term)
+            log.sync()
+
+        return [lambda index=index: add(index) for index in range(first, last + 1)]  # type: ignore[misc]
+
+    def cut(index: int) -> None:
+        log.truncate(index)
+        log.add(b"\x00instead", index, 5)
+        log.sync()
+
+    return [
+        lambda: log.setCurrentTerm(1, "n1"),
+        *adds(1, 12, 1),
+        lambda: log.setRaftCommitIndex(9),
+        log.onOneSecondTimer,
+        lambda: log.setCurrentTerm(5, None),
+        lambda: cut(10),
+        *adds(11, 15, 5),
+        lambda: log.setCurrentTerm(5, "n3"),
+        lambda: log.setRaftCommitIndex(14),
+        lambda: log.compact(11),
+        *adds(16, 24, 5),
+        lambda: log.restart(30, 6),
+        *adds(31, 40, 6),
+        lambda: log.setRaftCommitIndex(38),
+        lambda: log.compact(38),
+        *adds(41, 44, 6),
+    ]
+
+
+def test_a_crash_anywhere_in_compaction_keeps_the_tail(tmp_path: Path) -> None:
+    """T6, T7, T8. The process is killed at each operation on the disk in turn, in a write also half way through."""
+    moments = torn = 0
+    while True:
+        directory = tmp_path / str(moments)
+        directory.mkdir()
+        files = FaultyFiles(directory)
+        left = moments
+
+        def kill(operation: str, _name: str) -> None:
+            nonlocal left, torn
+            left -= 1
+            if left < 0:
+                torn += operation == "write"
+                raise Killed
+
+        files.before = kill
+        seen: list[State] = [([(b"\x01", 0, 0)], 0, None)]
+        try:
+            log = opened(files, segment_bytes=400)
+            for step in life(log):
+                step()
+                seen.append(state(log))
+        except Killed:
+            pass
+        else:
+            break
+        files.before = lambda _operation, _name: None
+        again = opened(directory, segment_bytes=400)
+        reached = state(again)
+        if reached != seen[-1]:
+            # The step that was under way is done as a whole: the next life of it shows what that is.
+            log = opened(tmp_path / f"{moments}-whole", segment_bytes=400)
+            for step in life(log)[: len(seen)]:
+                step()
+            assert reached == state(log), f"killed at operation {moments}"
+        again.add(b"\x00new", again.last_index + 1, 9)
+        again.sync()
+        again.abandon()
+        assert opened(directory, segment_bytes=400)[-1][0] == b"\x00new"
+        moments += 1
+    assert moments > 120 and torn > 40
 
 
 def test_after_a_failed_sync_the_log_never_says_again_that_something_is_durable(tmp_path: Path) -> None:
@@ -188,7 +341,7 @@ def test_after_a_failed_sync_the_log_never_says_again_that_something_is_durable(
 
     files = FaultyFiles(tmp_path)
     files.before = fail
-    log = FileLog(files, uid="n1")
+    log = opened(files)
     log.add(b"\x00a", 1, 1)
     is_broken = True
     with pytest.raises(OSError, match="input/output"):
@@ -200,9 +353,45 @@ def test_after_a_failed_sync_the_log_never_says_again_that_something_is_durable(
         log.setRaftCommitIndex(1)
 
 
+@pytest.mark.parametrize("operation", ["write", "create", "allocate"])
+@pytest.mark.parametrize("code", [28, 122])
+def test_a_full_disk_loses_nothing_and_passes(tmp_path: Path, operation: str, code: int) -> None:
+    """ENOSPC, EDQUOT. The stock package's process dies of SIGBUS."""
+    files = FaultyFiles(tmp_path)
+    log = filled(files, 5, segment_bytes=SMALL)
+    is_full = True
+
+    def fail(done: str, _name: str) -> None:
+        if is_full and done == operation:
+            raise OSError(code, os.strerror(code))
+
+    files.before = fail
+    acknowledged = 5
+    with pytest.raises(DiskFull, match="no space") as caught:
+        while True:
+            log.add(b"\x00entry %d" % (acknowledged + 1), acknowledged + 1, 3)
+            log.sync()
+            acknowledged += 1
+    assert "free space" in caught.value.remedy
+    for _ in range(3):
+        with pytest.raises(DiskFull):
+            log.setCurrentTerm(4, "n3")
+    assert log.entries_from(2, count=1, size_bytes=100) == [(b"\x00entry 2", 2, 3)], "reads go on"
+    shutil.copytree(tmp_path, tmp_path.parent / "crashed")
+    crashed = opened(tmp_path.parent / "crashed")
+    assert (crashed.last_index, crashed.getCurrentTerm()) == (acknowledged, 3), "nothing more was ever said"
+    shutil.rmtree(tmp_path.parent / "crashed")
+    is_full = False
+    log.setCurrentTerm(4, "n3")
+    log.abandon()
+    again = opened(tmp_path)
+    assert (again.last_index, again.getCurrentTerm(), again.getVotedForNodeId()) == (acknowledged + 1, 4, "n3")
+    assert not (tmp_path / segments.SPARE).exists()
+
+
 def test_a_vote_is_on_disk_before_it_is_answered_and_given_once_a_term(tmp_path: Path) -> None:
     files = FaultyFiles(tmp_path)
-    log = FileLog(files, uid="n1")
+    log = opened(files)
     files.done.clear()
     log.setCurrentTerm(4, "n2")
     assert [operation for operation, _name in files.done] == ["write", "datasync"]
@@ -214,8 +403,42 @@ def test_a_vote_is_on_disk_before_it_is_answered_and_given_once_a_term(tmp_path:
 
 def test_a_commit_is_counted_only_when_the_entry_is_on_disk_here(tmp_path: Path) -> None:
     files = FaultyFiles(tmp_path)
-    log = FileLog(files, uid="n1")
+    log = opened(files)
     files.done.clear()
     log.add(b"\x00a", 1, 1)
     log.setRaftCommitIndex(1)
     assert [operation for operation, _name in files.done] == ["write", "datasync"]
+
+
+def test_places_beyond_4_gib_are_found(tmp_path: Path) -> None:
+    """A log of many large segments: the place of an entry counts the bytes of all of them."""
+    log = filled(tmp_path, 30, segment_bytes=SMALL)
+    first = log._segments[0].start
+    for segment in log._segments:
+        segment.start += 5 * 2**32
+    entries = log._entries
+    for index in range(1, 31):
+        place = entries.place_of(index)
+        assert place is not None and place - first < 2**32
+        entries.place(index, place + 5 * 2**32)
+    assert [entry[0] for entry in log.entries_from(1, count=3, size_bytes=10**6)] == [
+        b"\x00entry 1",
+        b"\x00entry 2",
+        b"\x00entry 3",
+    ]
+    assert isinstance(entries, Entries)
+
+
+def test_a_long_group_is_written_in_several_batches_and_an_entry_may_exceed_a_segment(tmp_path: Path) -> None:
+    log = opened(tmp_path, segment_bytes=2**20, memory_bytes=2**20)
+    for index in range(1, 13):
+        log.add(bytes([index]) * 2**20, index, 1)
+    log.add(b"\x0d" * (3 * 2**20), 13, 1)
+    log.sync()
+    assert log._entries.resident_bytes <= 3 * 2**20
+    log.abandon()
+    again = opened(tmp_path)
+    assert [(command[0], len(command) >> 20) for command, _, _ in contents(again)[1:]] == [
+        *((index, 1) for index in range(1, 13)),
+        (13, 3),
+    ]
