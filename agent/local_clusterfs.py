@@ -15,6 +15,7 @@ from kvorum.errors import NotFound, Unreachable
 from kvorum.rpc import from_rpc_error
 from kvorum.v1 import store_pb2
 from kvorum.v1.replica_pb2_grpc import ReplicaServiceStub
+from kvorum.v1.status_pb2_grpc import StatusServiceStub
 from kvorum.v1.store_pb2_grpc import StoreServiceStub
 
 AUTHOR_KEY = "kvorum-author"
@@ -38,6 +39,7 @@ class LocalClusterfs:
         self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=CHANNEL_OPTIONS)
         self.store = StoreServiceStub(self._channel)
         self.replica = ReplicaServiceStub(self._channel)
+        self.status = StatusServiceStub(self._channel)
 
     async def ask(
         self,

@@ -25,6 +25,7 @@ NODES = frozenset({Grant.node})
 LOCAL_ROOT = frozenset({Grant.local_root})
 TOKEN = frozenset({Grant.token})
 ANYONE = frozenset({Grant.anyone})
+NOBODY: frozenset[Grant] = frozenset()
 
 POLICY: dict[str, frozenset[Grant]] = {
     "/kvorum.v1.ClusterService/BootstrapCluster": LOCAL_ROOT,
@@ -44,6 +45,13 @@ POLICY: dict[str, frozenset[Grant]] = {
     "/kvorum.v1.StoreService/MoveEntry": ROOT_AND_NODES,
     "/kvorum.v1.StoreService/DeleteEntry": ROOT_AND_NODES,
     "/kvorum.v1.StoreService/WatchEntries": ROOT_AND_NODES,
+    # A node's status and the lines in its name are its own, and clusterfs takes them on its own socket.
+    "/kvorum.v1.StatusService/SetStatus": NOBODY,
+    "/kvorum.v1.StatusService/LogMessage": NOBODY,
+    "/kvorum.v1.StatusService/GetStatus": ROOT_AND_NODES,
+    "/kvorum.v1.StatusService/ListStatus": ROOT_AND_NODES,
+    "/kvorum.v1.StatusService/WatchStatus": ROOT_AND_NODES,
+    "/kvorum.v1.StatusService/ListLog": ROOT_AND_NODES,
     "/kvorum.v1.GuestService/GetGuest": ROOT_AND_NODES,
     "/kvorum.v1.GuestService/ListGuests": ROOT_AND_NODES,
     "/kvorum.v1.GuestService/CreateGuest": ROOT_AND_NODES,
