@@ -6,6 +6,7 @@ import rich_click as click
 
 from kvorum.cli.output import local_time, output_option, print_json, print_table
 from kvorum.cli.session import Session
+from kvorum.cli.store_status import cluster_log, status
 
 
 @click.group()
@@ -17,7 +18,13 @@ def store() -> None:
       kvorum store get storage.cfg
       kvorum store put datacenter.cfg < datacenter.cfg
       kvorum store watch nodes
+      kvorum store status n1
+      kvorum store clusterlog --follow
     """
+
+
+store.add_command(status)
+store.add_command(cluster_log)
 
 
 @store.command()

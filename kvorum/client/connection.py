@@ -11,6 +11,7 @@ from kvorum.client.cluster import ClusterApi
 from kvorum.client.credentials import Credentials
 from kvorum.client.guests import GuestApi
 from kvorum.client.ha import HaApi
+from kvorum.client.status import StatusApi
 from kvorum.client.store import StoreApi
 from kvorum.client.tasks import TaskApi
 from kvorum.errors import InvalidInput, Unreachable
@@ -65,6 +66,7 @@ class Client:
         self._connection = connection
         self.cluster = ClusterApi(connection)
         self.store = StoreApi(connection)
+        self.status = StatusApi(connection)
         self.guests = GuestApi(connection)
         self.tasks = TaskApi(connection)
         self.ha = HaApi(connection)
