@@ -96,6 +96,13 @@ class LeaseRenew(_Op, frozen=True, tag="lease_renew"):
     incarnation: int
 
 
+class LeaseRest(_Op, frozen=True, tag="lease_rest"):
+    """Give a lease back under which nothing runs: it is not renewed again, and its silence means nothing."""
+
+    uid: str
+    incarnation: int
+
+
 class LeaseFence(_Op, frozen=True, tag="lease_fence"):
     """Declare a lease dead, provided that it was not renewed beyond `renewal`."""
 
@@ -104,7 +111,20 @@ class LeaseFence(_Op, frozen=True, tag="lease_fence"):
     renewal: int
 
 
-Op = Write | Mkdir | Delete | Move | Touch | Unlock | MemberPut | MemberRemove | LeaseAcquire | LeaseRenew | LeaseFence
+Op = (
+    Write
+    | Mkdir
+    | Delete
+    | Move
+    | Touch
+    | Unlock
+    | MemberPut
+    | MemberRemove
+    | LeaseAcquire
+    | LeaseRenew
+    | LeaseRest
+    | LeaseFence
+)
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from clusterfs.commands import LeaseAcquire, LeaseFence, LeaseRenew, MemberPut
+from clusterfs.commands import LeaseAcquire, LeaseFence, LeaseRenew, LeaseRest, MemberPut
 from clusterfs.outcomes import Code, Done, Refusal, Result
 from kvorum.errors import InvalidInput
 from kvorum.ids import parse_node_name, parse_node_uid
@@ -31,6 +31,8 @@ class Lease(msgspec.Struct, frozen=True):
     incarnation: int
     renewal: int = 0
     fenced: bool = False
+    # Given back by its holder: never renewed again, and nothing runs under it.
+    resting: bool = False
 
 
 Leases = Mapping[str, Lease]
@@ -63,7 +65,7 @@ def put(members: Members, op: MemberPut, next_number: int) -> Member | Refusal:
 
 
 def lease(
-    leases: Leases, members: Members, op: LeaseAcquire | LeaseRenew | LeaseFence, index: int
+    leases: Leases, members: Members, op: LeaseAcquire | LeaseRenew | LeaseRest | LeaseFence, index: int
 ) -> tuple[Leases, Result]:
     """The leases after the command and its result, which counts incarnations (acquire) or renewals (the others)."""
     held = leases.get(op.uid)
@@ -74,9 +76,14 @@ def lease(
             after = Lease(incarnation=(held.incarnation if held else 0) + 1)
             number = after.incarnation
         case LeaseRenew():
-            if held is None or held.fenced or held.incarnation != op.incarnation:
+            if held is None or held.fenced or held.resting or held.incarnation != op.incarnation:
                 return leases, Refusal(Code.fenced, f"incarnation {op.incarnation} of this lease is over")
             after = msgspec.structs.replace(held, renewal=held.renewal + 1)
+            number = after.renewal
+        case LeaseRest():
+            if held is None or held.fenced or held.incarnation != op.incarnation:
+                return leases, Refusal(Code.fenced, f"incarnation {op.incarnation} of this lease is over")
+            after = msgspec.structs.replace(held, resting=True)
             number = after.renewal
         case LeaseFence():
             if held is None:

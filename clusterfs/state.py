@@ -15,6 +15,7 @@ from clusterfs.commands import (
     LeaseAcquire,
     LeaseFence,
     LeaseRenew,
+    LeaseRest,
     MemberPut,
     MemberRemove,
     Mkdir,
@@ -100,7 +101,7 @@ def _perform(state: State, envelope: Envelope, index: int) -> Step:
             return _put_member(state, op, index)
         case MemberRemove():
             return _remove_member(state, op, index)
-        case LeaseAcquire() | LeaseRenew() | LeaseFence():
+        case LeaseAcquire() | LeaseRenew() | LeaseRest() | LeaseFence():
             leases, result = membership.lease(state.leases, state.members, op, index)
             return replace(state, leases=leases), result, ()
 

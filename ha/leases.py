@@ -99,13 +99,15 @@ class Lease:
     renewal: int
     is_fenced: bool
     age_s: float
+    # Given back: nothing is guarded under it, and it is never renewed again.
+    is_resting: bool = False
 
 
 def may_fence(lease: Lease, profile: Profile) -> bool:
     """Whether the holder has had its time. The fence itself is refused, in apply, if it has renewed meanwhile."""
-    return not lease.is_fenced and lease.age_s > profile.takeover_after_s
+    return not lease.is_fenced and not lease.is_resting and lease.age_s > profile.takeover_after_s
 
 
 def is_fresh(lease: Lease, profile: Profile) -> bool:
     """Whether the holder surely trusts it still, near enough to give it work."""
-    return not lease.is_fenced and lease.age_s < profile.pause_after_s
+    return not lease.is_fenced and not lease.is_resting and lease.age_s < profile.pause_after_s

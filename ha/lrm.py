@@ -150,7 +150,8 @@ def _status(memory: Memory, view: LocalView, mine: Mapping[str, Service]) -> Lrm
     uids = {order.uid for order in mine.values()}
     kept = {uid: result for uid, result in view.written.results.items() if uid in uids}
     return LrmStatus(
-        state="active" if is_live else "lost_agent_lock",
+        # pve-ha-lrm's words: waiting is what a node does that has nothing to guard.
+        state="active" if is_live else "lost_agent_lock" if view.registered else "wait_for_agent_lock",
         mode="active",
         results={**kept, **memory.results},
         timestamp=view.written.timestamp,

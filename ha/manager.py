@@ -270,6 +270,8 @@ class _Resource:
                     service, State.started, f"{service.node} is back in a new life and shall run it again"
                 )
             return self.explain(service, f"{service.node} is back and clears up")
+        if lease is not None and lease.is_resting:
+            return self.explain(service, f"{service.node} had given its lease back and takes a new one")
         result = self.result(service)
         if result is None:
             return service

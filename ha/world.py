@@ -98,7 +98,7 @@ def manager_view(
 ) -> View:
     """`now` on the boot-time clock. Raises ConfigError when the manager's own status cannot be read."""
     leases = {
-        lease.uid: Lease(lease.incarnation, lease.renewal, lease.fenced, lease.age_seconds)
+        lease.uid: Lease(lease.incarnation, lease.renewal, lease.fenced, lease.age_seconds, lease.resting)
         for lease in reading.leases.leases
     }
     nodes = {

@@ -73,12 +73,15 @@ class HaService(ha_pb2_grpc.HaServiceServicer):
         leases = await self._store.list_leases()
         members = (await self._store.status()).members
         names = {member.uid: member.name for member in members}
-        ages = {names[lease.uid]: lease.age_seconds for lease in leases.leases if lease.uid in names}
-        fenced = {names[lease.uid] for lease in leases.leases if lease.fenced and lease.uid in names}
+        held = [lease for lease in leases.leases if lease.uid in names]
+        ages = {names[lease.uid]: lease.age_seconds for lease in held if not lease.resting}
+        special = {
+            names[lease.uid]: "fence" if lease.fenced else "idle" for lease in held if lease.fenced or lease.resting
+        }
         nodes = [
             pb.HaNode(
                 name=node_resource(name),
-                state="fence" if name in fenced else status.node_status.get(name, "unknown"),
+                state=special[name] if name in special else str(status.node_status.get(name, "unknown")),
                 lease_age_seconds=ages.get(name, -1.0),
                 fence_in_seconds=fence_in_s(ages.get(name)),
             )

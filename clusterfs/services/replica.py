@@ -4,7 +4,7 @@
 
 import grpc
 
-from clusterfs.commands import LeaseAcquire, LeaseFence, LeaseRenew
+from clusterfs.commands import LeaseAcquire, LeaseFence, LeaseRenew, LeaseRest
 from clusterfs.daemon import Daemon
 from clusterfs.membership import Member
 from clusterfs.services.calls import answering, author, deadline
@@ -88,6 +88,15 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
         return replica_pb2.RenewLeaseResponse(renewal=done.number)
 
     @answering
+    def RestLease(
+        self, request: replica_pb2.RestLeaseRequest, context: grpc.ServicerContext
+    ) -> replica_pb2.RestLeaseResponse:
+        self._daemon.running.proposer.execute(
+            LeaseRest(request.uid, request.incarnation), author(context), deadline_s=deadline(context)
+        )
+        return replica_pb2.RestLeaseResponse()
+
+    @answering
     def FenceLease(
         self, request: replica_pb2.FenceLeaseRequest, context: grpc.ServicerContext
     ) -> replica_pb2.FenceLeaseResponse:
@@ -110,6 +119,7 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
                 incarnation=held.lease.incarnation,
                 renewal=held.lease.renewal,
                 fenced=held.lease.fenced,
+                resting=held.lease.resting,
                 age_seconds=held.age_s,
             )
             for held in running.machine.leases()

@@ -1,14 +1,17 @@
 """The keeper's mind: `step(state, event, now) -> (state, actions)`. Pure.
 
     none ----acquired----> live <---renewed---- paused
-     ^                      |  age > A            ^ |
-     |                      +---------------------+ |  age > A + K
+     ^ ^                    | |  age > A          ^ |
+     | +---nothing to guard-+ +-------------------+ |  age > A + K
      |   nothing runs                               v
      +------------------------------------------- killed <--- fenced, from any phase
 
 Age counts from *sending* the last call that was answered, so it is never less than what any survivor counts. A lease
 that ran out is never renewed again: first every guest of it is proven gone, then a new incarnation is taken. While a
 guest that must be gone cannot be proven gone, the watchdog is not fed, and at A + W the host is reset.
+
+Without any guest to guard no lease is taken, and one that is held is given back (`Rest`): renewals are log entries, and
+an idle cluster should not write to its disks. Nothing is guarded then, so nothing needs to be proven gone.
 """
 
 from dataclasses import dataclass, replace
@@ -33,6 +36,8 @@ class State:
     ending_since: float | None = None
     guests_revision: int = 0
     sids: tuple[str, ...] = ()
+    # The incarnation that is given back, until the store has answered; 0 when there is none.
+    resting: int = 0
     # The node is no member any more: guests end, and no lease is taken again.
     has_left: bool = False
     cause: str = "the keeper has just started"
@@ -57,6 +62,13 @@ class Renewed:
 @dataclass(frozen=True, slots=True)
 class Acquired:
     sent_at: float
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rested:
+    """The store knows that this incarnation is over; nothing was guarded under it."""
+
     incarnation: int
 
 
@@ -86,7 +98,7 @@ class Left:
     """This node is no member of its cluster any more; the others may start its guests at any moment."""
 
 
-Event = Tick | Renewed | Acquired | Refused | Failed | GuestsLoaded | Left
+Event = Tick | Renewed | Acquired | Rested | Refused | Failed | GuestsLoaded | Left
 
 
 # Actions
@@ -100,6 +112,11 @@ class Renew:
 @dataclass(frozen=True, slots=True)
 class Acquire:
     pass
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    incarnation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +144,7 @@ class ResetHost:
     cause: str
 
 
-Action = Renew | Acquire | Pause | Resume | Kill | PetWatchdog | ResetHost
+Action = Renew | Acquire | Rest | Pause | Resume | Kill | PetWatchdog | ResetHost
 
 
 def initial(previous: LeaseState, now: float, profile: Profile, *, uid: str) -> State:
@@ -189,17 +206,24 @@ def _take(state: State, event: Event, now: float, profile: Profile) -> tuple[Sta
             # An answer that came too late to be of use; the next one will be of a later incarnation.
             if state.phase != NONE or state.has_left or now - event.sent_at >= profile.pause_after_s:
                 return state, ()
+            if not state.sids:
+                return _rest(replace(state, incarnation=event.incarnation)), ()
             cause = f"holds the lease {event.incarnation}"
             return replace(state, phase=LIVE, incarnation=event.incarnation, anchor=event.sent_at, cause=cause), ()
+        case Rested():
+            resting = 0 if event.incarnation == state.resting else state.resting
+            return replace(state, calling_since=None, resting=resting), ()
         case Refused():
-            state = replace(state, calling_since=None, next_call_at=now + RETRY_S)
+            resting = 0 if event.incarnation == state.resting else state.resting
+            state = replace(state, calling_since=None, next_call_at=now + RETRY_S, resting=resting)
             if event.incarnation != state.incarnation or state.phase not in (LIVE, PAUSED):
                 return state, ()
             return replace(state, phase=KILLED, ending_since=now, cause="the lease has been fenced"), (Kill(),)
         case Failed():
             return replace(state, calling_since=None, next_call_at=max(state.next_call_at, now + RETRY_S)), ()
         case GuestsLoaded():
-            return replace(state, guests_revision=event.revision, sids=event.sids), ()
+            state = replace(state, guests_revision=event.revision, sids=event.sids)
+            return (_rest(state) if state.phase == LIVE and not event.sids else state), ()
         case Left():
             cause = "this node has left its cluster"
             return replace(state, phase=KILLED, has_left=True, ending_since=now, cause=cause), ()
@@ -244,9 +268,17 @@ def _call(state: State, now: float, profile: Profile) -> tuple[State, tuple[Acti
         return state, ()
     if state.phase in (LIVE, PAUSED):
         return _calling(state, now, profile), (Renew(state.incarnation),)
-    if state.phase == NONE:
-        return _calling(state, now, profile), (Acquire(),)
+    if state.phase == NONE and state.sids:
+        return _calling(replace(state, resting=0), now, profile), (Acquire(),)
+    if state.phase == NONE and state.resting:
+        return _calling(state, now, profile), (Rest(state.resting),)
     return state, ()
+
+
+def _rest(state: State) -> State:
+    """Give the lease back. From this moment on nothing starts here, whenever the store hears of it."""
+    cause = "there is no HA guest to guard"
+    return replace(state, phase=NONE, anchor=0.0, resting=state.incarnation, next_call_at=0.0, cause=cause)
 
 
 def _calling(state: State, now: float, profile: Profile) -> State:

@@ -56,13 +56,13 @@ class Caller(threading.Thread):
         self._uid = uid
         self._events = events
         self._deadline_s = profile.call_deadline_s
-        self._calls: queue.SimpleQueue[core.Renew | core.Acquire] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[core.Renew | core.Acquire | core.Rest] = queue.SimpleQueue()
         # A channel that lost its server must try again within a call's deadline, not after gRPC's minutes.
         options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
         channel = grpc.insecure_channel(f"unix:{socket}", options=options)
         self._stub = replica_pb2_grpc.ReplicaServiceStub(channel)
 
-    def call(self, action: core.Renew | core.Acquire) -> None:
+    def call(self, action: core.Renew | core.Acquire | core.Rest) -> None:
         self._calls.put(action)
 
     def run(self) -> None:
@@ -70,7 +70,7 @@ class Caller(threading.Thread):
             action = self._calls.get()
             self._events.put(self._perform(action))
 
-    def _perform(self, action: core.Renew | core.Acquire) -> core.Event:
+    def _perform(self, action: core.Renew | core.Acquire | core.Rest) -> core.Event:
         sent_at = boottime()
         try:
             if isinstance(action, core.Acquire):
@@ -78,13 +78,17 @@ class Caller(threading.Thread):
                     replica_pb2.AcquireLeaseRequest(uid=self._uid), timeout=self._deadline_s
                 )
                 return core.Acquired(sent_at, taken.incarnation)
+            if isinstance(action, core.Rest):
+                request = replica_pb2.RestLeaseRequest(uid=self._uid, incarnation=action.incarnation)
+                self._stub.RestLease(request, timeout=self._deadline_s)
+                return core.Rested(action.incarnation)
             self._stub.RenewLease(
                 replica_pb2.RenewLeaseRequest(uid=self._uid, incarnation=action.incarnation), timeout=self._deadline_s
             )
             return core.Renewed(sent_at, action.incarnation)
         except grpc.RpcError as error:
             reason = from_rpc_error(error)
-            if reason.reason == "FENCED" and isinstance(action, core.Renew):
+            if reason.reason == "FENCED" and isinstance(action, core.Renew | core.Rest):
                 return core.Refused(sent_at, action.incarnation)
             return core.Failed(f"{reason.reason.lower()}: {reason.message}")
 
@@ -184,7 +188,7 @@ class Keeper:
 
     def _perform(self, action: core.Action) -> None:
         match action:
-            case core.Renew() | core.Acquire():
+            case core.Renew() | core.Acquire() | core.Rest():
                 self._caller.call(action)
             case core.Pause():
                 if count := self._guests.pause():

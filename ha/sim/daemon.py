@@ -140,7 +140,7 @@ class Daemon:
             lease = None
             if held is not None:
                 age_s = now - replica.renewed_at.get(other, now)
-                lease = Lease(held.incarnation, held.renewal, held.is_fenced, age_s)
+                lease = Lease(held.incarnation, held.renewal, held.is_fenced, age_s, held.is_resting)
             nodes[NodeName(other)] = Node(NodeName(other), NodeUid(other), lease, self._lrm_status(other))
         configs = {}
         for path, file in replica.state.files.items():

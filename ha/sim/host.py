@@ -18,7 +18,7 @@ from ha.lease_state import LIVE, LeaseState, may_start
 from ha.leases import Profile
 from kvorum.errors import Fenced
 
-from .store import Acquire, Answer, Done, Refused, Renew, Store
+from .store import Acquire, Answer, Command, Done, Refused, Renew, Rest, Store
 from .timeline import Timeline
 
 TICK_S = 0.1
@@ -198,7 +198,7 @@ class Host:
         assert self.keeper is not None
         guarded = [sid for sid in self.keeper.sids if sid in self.processes]
         match action:
-            case core.Renew() | core.Acquire():
+            case core.Renew() | core.Acquire() | core.Rest():
                 self._call(action)
             case core.Pause():
                 for sid in guarded:
@@ -215,7 +215,7 @@ class Host:
             case core.ResetHost():
                 self._reset(action.cause)
 
-    def _call(self, action: core.Renew | core.Acquire) -> None:
+    def _call(self, action: core.Renew | core.Acquire | core.Rest) -> None:
         sent_at, life = self.clock(), self.keeper_life
 
         def answered(answer: Answer) -> None:
@@ -227,10 +227,19 @@ class Host:
                 self.timeline.after(self.freeze_at_answer_s, self.thaw)
                 self.freeze_at_answer_s = 0.0
 
-        command = Acquire(self.name) if isinstance(action, core.Acquire) else Renew(self.name, action.incarnation)
+        command: Command
+        match action:
+            case core.Acquire():
+                command = Acquire(self.name)
+            case core.Renew():
+                command = Renew(self.name, action.incarnation)
+            case core.Rest():
+                command = Rest(self.name, action.incarnation)
         self.store.propose(self.name, command, answered, deadline_s=self.profile.call_deadline_s)
 
-    def _answered(self, life: int, action: core.Renew | core.Acquire, sent_at: float, answer: Answer) -> None:
+    def _answered(
+        self, life: int, action: core.Renew | core.Acquire | core.Rest, sent_at: float, answer: Answer
+    ) -> None:
         if life != self.keeper_life or self.keeper is None:
             return
         if self.faults.counts_from_reply:
@@ -241,7 +250,9 @@ class Host:
                 self._step(core.Acquired(sent_at, answer.number))
             case Done(), core.Renew():
                 self._step(core.Renewed(sent_at, action.incarnation))
-            case Refused("fenced"), core.Renew():
+            case Done(), core.Rest():
+                self._step(core.Rested(action.incarnation))
+            case Refused("fenced"), core.Renew() | core.Rest():
                 self._step(core.Refused(sent_at, action.incarnation))
             case _:
                 self._step(core.Failed("no answer"))

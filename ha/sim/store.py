@@ -51,13 +51,19 @@ class Renew:
 
 
 @dataclass(frozen=True, slots=True)
+class Rest:
+    node: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
 class Fence:
     node: str
     incarnation: int
     renewal: int
 
 
-Command = Write | Remove | Move | Acquire | Renew | Fence
+Command = Write | Remove | Move | Acquire | Renew | Rest | Fence
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,7 @@ class Lease:
     incarnation: int
     renewal: int = 0
     is_fenced: bool = False
+    is_resting: bool = False
 
 
 @dataclass(slots=True)
@@ -123,14 +130,19 @@ class State:
             case _:
                 return self._apply_lease(command)
 
-    def _apply_lease(self, command: Acquire | Renew | Fence) -> Done | Refused:
+    def _apply_lease(self, command: Acquire | Renew | Rest | Fence) -> Done | Refused:
         held = self.leases.get(command.node)
         if isinstance(command, Acquire):
             lease = Lease((held.incarnation if held else 0) + 1)
             self.leases[command.node] = lease
             return Done(lease.incarnation)
-        if isinstance(command, Renew):
+        if isinstance(command, Renew | Rest):
             if held is None or held.is_fenced or held.incarnation != command.incarnation:
+                return Refused("fenced")
+            if isinstance(command, Rest):
+                self.leases[command.node] = Lease(held.incarnation, held.renewal, is_resting=True)
+                return Done(held.renewal)
+            if held.is_resting:
                 return Refused("fenced")
             self.leases[command.node] = Lease(held.incarnation, held.renewal + 1)
             return Done(held.renewal + 1)
@@ -138,7 +150,7 @@ class State:
             return Refused("not found")
         if self.is_fence_guarded and (held.incarnation, held.renewal) != (command.incarnation, command.renewal):
             return Refused("the lease went on")
-        self.leases[command.node] = Lease(held.incarnation, held.renewal, is_fenced=True)
+        self.leases[command.node] = Lease(held.incarnation, held.renewal, is_fenced=True, is_resting=held.is_resting)
         return Done(held.renewal)
 
 

@@ -18,7 +18,7 @@ from ha.view import Node
 SEEDS = int(os.environ.get("KVORUM_HA_SEEDS", "100"))
 GROUP = 10
 # Within so many seeds each fault must be found.
-PATIENCE = 60
+PATIENCE = 300
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, GROUP))

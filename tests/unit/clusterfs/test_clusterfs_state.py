@@ -12,6 +12,7 @@ from clusterfs.commands import (
     LeaseAcquire,
     LeaseFence,
     LeaseRenew,
+    LeaseRest,
     MemberPut,
     MemberRemove,
     Mkdir,
@@ -294,6 +295,14 @@ def test_a_lease_is_acquired_renewed_and_fenced_for_ever(story: Story) -> None:
     assert story.must(LeaseAcquire(N1)).number == 2
     assert story.refused(LeaseRenew(N1, 1)) == Code.fenced
     assert story.refused(LeaseFence(N1, 1, 2)) == Code.stale
+    story.must(LeaseRenew(N1, 2))
+
+
+def test_a_lease_that_was_given_back_is_renewed_no_more(story: Story) -> None:
+    story.must(LeaseAcquire(N1), LeaseRest(N1, 1))
+    assert story.refused(LeaseRenew(N1, 1)) == Code.fenced
+    assert story.must(LeaseAcquire(N1)).number == 2, "incarnations are never used twice"
+    assert story.refused(LeaseRest(N1, 1)) == Code.fenced, "one that comes late does not end the next life"
     story.must(LeaseRenew(N1, 2))
 
 

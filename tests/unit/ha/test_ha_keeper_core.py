@@ -15,6 +15,8 @@ from ha.keeper.core import (
     Renew,
     Renewed,
     ResetHost,
+    Rest,
+    Rested,
     Resume,
     State,
     Tick,
@@ -41,8 +43,15 @@ def _live(anchor: float = 100.0) -> Dialogue:
     )
 
 
-def test_a_keeper_that_finds_nothing_running_takes_a_lease() -> None:
+def _started() -> Dialogue:
+    """A keeper at its start, with a guest to guard."""
     keeper = Dialogue(initial(LeaseState(), 10.0, FAST, uid="u"))
+    keeper.at(10.0, GuestsLoaded(1, ("vm:100",)))
+    return keeper
+
+
+def test_a_keeper_that_finds_nothing_running_takes_a_lease() -> None:
+    keeper = _started()
     assert keeper.state.phase == KILLED
     assert keeper.at(10.0, Tick(is_running=False)) == (Kill(), PetWatchdog(), Acquire())
     assert keeper.at(10.1, Acquired(10.0, 1)) == ()
@@ -50,7 +59,7 @@ def test_a_keeper_that_finds_nothing_running_takes_a_lease() -> None:
 
 
 def test_a_keeper_that_finds_guests_without_a_lease_kills_them_first() -> None:
-    keeper = Dialogue(initial(LeaseState(), 10.0, FAST, uid="u"))
+    keeper = _started()
     assert keeper.at(10.0, Tick(is_running=True)) == (Kill(),)
     assert keeper.at(10.1, Tick(is_running=None)) == (Kill(),), "nobody looked, so they may run"
     assert Acquire() in keeper.at(10.2, Tick(is_running=False))
@@ -186,3 +195,37 @@ def test_a_node_that_has_left_is_reset_when_its_guests_do_not_end() -> None:
     (killed, reset) = keeper.at(100.3 + FAST.watchdog_s, Tick(is_running=True))
     assert killed == Kill()
     assert isinstance(reset, ResetHost)
+
+
+def test_without_a_guest_to_guard_no_lease_is_taken() -> None:
+    keeper = Dialogue(initial(LeaseState(), 10.0, FAST, uid="u"))
+    assert keeper.at(10.0, Tick(is_running=False)) == (Kill(), PetWatchdog())
+    assert keeper.at(20.0, Tick(is_running=False)) == (PetWatchdog(),)
+    assert keeper.at(20.1, GuestsLoaded(1, ("vm:100",))) == (Acquire(),)
+
+
+def test_with_the_last_guest_the_lease_goes_back_once() -> None:
+    keeper = _live()
+    assert keeper.at(100.2, GuestsLoaded(2, ())) == (Rest(7),)
+    assert keeper.state.phase == NONE, "from here on nothing starts, whenever the store hears of it"
+    assert keeper.at(101.5, Failed("no quorum")) == ()
+    assert keeper.at(102.5, Tick(is_running=False)) == (PetWatchdog(), Rest(7)), "asked again until it is known"
+    assert keeper.at(102.6, Rested(7)) == ()
+    assert keeper.at(110.0, Tick(is_running=False)) == (PetWatchdog(),)
+
+
+def test_a_guest_that_comes_while_the_lease_goes_back_gets_a_new_one() -> None:
+    keeper = _live()
+    assert keeper.at(100.2, GuestsLoaded(2, ())) == (Rest(7),)
+    assert keeper.at(100.3, GuestsLoaded(3, ("vm:100",))) == ()
+    assert keeper.at(101.3, Rested(7)) == (Acquire(),)
+    keeper.at(101.4, Acquired(101.3, 8))
+    assert (keeper.state.phase, keeper.state.incarnation) == (LIVE, 8)
+
+
+def test_a_lease_that_arrives_when_nothing_is_left_to_guard_goes_back() -> None:
+    keeper = _started()
+    keeper.at(10.0, Tick(is_running=False))
+    assert keeper.at(10.05, GuestsLoaded(2, ())) == ()
+    assert keeper.at(10.1, Acquired(10.0, 1)) == (Rest(1),)
+    assert keeper.state.phase == NONE
