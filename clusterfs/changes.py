@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from clusterfs import rules
 from clusterfs.commands import Delete, Mkdir, Move, Touch, Unlock, Write
 from clusterfs.outcomes import Code, Deleted, Done, Event, MembersChanged, Moved, Refusal, Result, Written, done
+from clusterfs.settings import DEFAULT, Settings, over_limit
 from clusterfs.tree import Directory, File, Node, Parts, crosses_file, depth, join, lookup, put, relocated, remove, walk
 
 
@@ -20,6 +21,9 @@ class Context:
     now_s: int
     node: str
     members: frozenset[str]
+    settings: Settings = DEFAULT
+    # Under version 1 a write of what is there already was a change like any other.
+    every_write_counts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +54,11 @@ def perform(root: Directory, op: Write | Mkdir | Delete | Move | Touch | Unlock,
             return _unlock(root, parts, op, context)
 
 
-def make_node_directories(root: Directory, name: str, *, index: int, now_s: int, number: int) -> Change:
+def make_node_directories(root: Directory, name: str, number: int, context: Context) -> Change:
     """What a member's directory holds from the start; existing parts are left alone."""
-    context = Context(index, now_s, "", frozenset())
+    # The locks' directory is nobody's in particular.
+    context = replace(context, node="")
+    index = context.index
     before = root
     events: tuple[Event, ...] = ()
     for parts in (rules.LOCKS, *(("nodes", name, *below) for below in rules.NODE_DIRECTORIES)):
@@ -71,7 +77,7 @@ def retire_node_directory(root: Directory, name: str, *, index: int, now_s: int,
     tree = lookup(root, parts)
     if not isinstance(tree, Directory) or any(place.node == name for place, _file in rules.guests(root)):
         return Change(root, result, (MembersChanged(),))
-    kept = _without_empty_directories(tree)
+    kept, emptied = _without_empty_directories(tree, parts)
     if kept is None:
         return Change(remove(root, parts), result, (Deleted(join(parts)), MembersChanged()))
     archive = (rules.ARCHIVE, f"{name}.{number}")
@@ -82,7 +88,8 @@ def retire_node_directory(root: Directory, name: str, *, index: int, now_s: int,
     root, events = made
     moved = replace(relocated(kept, index), version=index, mtime=now_s)
     root = put(remove(root, parts), archive, moved)
-    return Change(root, result, (*events, Moved(join(parts), join(archive), moved), MembersChanged()))
+    left = Moved(join(parts), join(archive), moved)
+    return Change(root, result, (*events, *(Deleted(path) for path in emptied), left, MembersChanged()))
 
 
 def _write(root: Directory, parts: Parts, op: Write, context: Context) -> Change:
@@ -92,8 +99,10 @@ def _write(root: Directory, parts: Parts, op: Write, context: Context) -> Change
         return Change(root, refusal)
     if isinstance(there, Directory):
         return _refuse(root, Code.is_directory, "a directory is there", parts)
-    if len(op.content) > rules.MAX_FILE_BYTES:
-        return _refuse(root, Code.file_too_big, f"a file is at most {rules.MAX_FILE_BYTES} bytes", parts)
+    if there is not None and there.content == op.content and not context.every_write_counts:
+        return Change(root, done(context.index, join(parts), there))
+    if len(op.content) > context.settings.max_file_bytes:
+        return _refuse(root, Code.file_too_big, f"a file is at most {context.settings.max_file_bytes} bytes", parts)
     taken = _taken_guest(root, parts, parts)
     if taken is not None:
         return Change(root, taken)
@@ -105,7 +114,7 @@ def _write(root: Directory, parts: Parts, op: Write, context: Context) -> Change
     node = File(op.content, context.index, placement, context.now_s)
     path = join(parts)
     result = done(context.index, path, node)
-    return _within_limits(root, Change(put(under, parts, node), result, (*events, Written(path, node))))
+    return _within_limits(root, context, Change(put(under, parts, node), result, (*events, Written(path, node))))
 
 
 def _mkdir(root: Directory, parts: Parts, op: Mkdir, context: Context) -> Change:
@@ -123,7 +132,7 @@ def _mkdir(root: Directory, parts: Parts, op: Mkdir, context: Context) -> Change
         node = replace(node, owner=context.node)
     path = join(parts)
     result = done(context.index, path, node)
-    return _within_limits(root, Change(put(under, parts, node), result, (*events, Written(path, node))))
+    return _within_limits(root, context, Change(put(under, parts, node), result, (*events, Written(path, node))))
 
 
 def _delete(root: Directory, parts: Parts, op: Delete, context: Context) -> Change:
@@ -191,6 +200,8 @@ def _touch(root: Directory, parts: Parts, op: Touch, context: Context) -> Change
             return _refuse(root, Code.access, "only the node that made the lock renews it", parts)
         if mtime < there.mtime:
             return _refuse(root, Code.access, "a lock is not renewed backwards", parts)
+    elif mtime == there.mtime and not context.every_write_counts:
+        return Change(root, done(context.index, join(parts), there))
     node: Node = replace(there, version=context.index, mtime=mtime)
     path = join(parts)
     return Change(put(root, parts, node), done(context.index, path, node), (Written(path, node),))
@@ -277,8 +288,8 @@ def _make_parents(root: Directory, parts: Parts, context: Context) -> tuple[Dire
     return root, events
 
 
-def _within_limits(before: Directory, change: Change) -> Change:
-    over = rules.over_limit(before, change.root)
+def _within_limits(before: Directory, context: Context, change: Change) -> Change:
+    over = over_limit(before, change.root, context.settings)
     return Change(before, over) if over is not None else change
 
 
@@ -289,9 +300,10 @@ def _is_protected(parts: Parts, context: Context) -> bool:
     return len(parts) == 2 and parts[0] == "nodes" and parts[1] in context.members
 
 
-def _without_empty_directories(tree: Directory) -> Directory | None:
-    """None when nothing but empty directories is in it."""
+def _without_empty_directories(tree: Directory, at: Parts) -> tuple[Directory | None, list[str]]:
+    """The rest, None when there is none, and the paths of those that went; `at` is where the tree lies."""
     kept = tree
+    gone: list[str] = []
     # Deepest first, so that a directory that became empty goes too.
     for parts, node in reversed(list(walk(tree))):
         if parts and isinstance(node, Directory):
@@ -299,7 +311,8 @@ def _without_empty_directories(tree: Directory) -> Directory | None:
             assert isinstance(now, Directory)
             if not now.entries:
                 kept = remove(kept, parts)
-    return kept if kept.entries else None
+                gone.append(join((*at, *parts)))
+    return (kept if kept.entries else None), gone
 
 
 def _missing(root: Directory, parts: Parts) -> Refusal:

@@ -3,13 +3,19 @@
 An entry is one byte of format version and a msgpack body. A version that this program does not know stops the node (an
 older program must not guess what a newer one wrote: `UnknownVersion`); a body that does not decode under a known version is
 refused alike everywhere (`Malformed`). Nothing here looks at the tree.
+
+Version 1 is still read, and its entries mean for ever what they meant when they were written: `Envelope.version` tells the
+state which rules to apply, or replicas of two programs would part. Version 2 brought the history, and with it writes that
+change nothing and are none.
 """
 
 from typing import Literal
 
 import msgspec
 
-VERSION = 1
+# What is written. Each version down to the oldest is read.
+VERSION = 2
+_OLDEST = 1
 
 
 class UnknownVersion(AssertionError):
@@ -143,28 +149,53 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     source: str = ""
     reason: str = ""
     time_ms: int = 0
+    # Of the format; it stands before the body, never in it.
+    version: int = VERSION
+
+
+class _Envelope1(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The body of version 1, with the commands that it knew."""
+
+    op: Op
+    client: str = ""
+    seq: int = 0
+    author: str = ""
+    node: str = ""
+    source: str = ""
+    reason: str = ""
+    time_ms: int = 0
 
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Envelope)
-_PREFIX = bytes([VERSION])
+_decoder1 = msgspec.msgpack.Decoder(_Envelope1)
 
 
 def encode(envelope: Envelope) -> bytes:
-    return _PREFIX + _encoder.encode(envelope)
+    if envelope.version == VERSION:
+        return bytes([VERSION]) + _encoder.encode(envelope)
+    assert envelope.version == _OLDEST, envelope.version
+    fields = {name: getattr(envelope, name) for name in _Envelope1.__struct_fields__}
+    return bytes([_OLDEST]) + _encoder.encode(_Envelope1(**fields))
 
 
 def decode(entry: bytes) -> Envelope:
     """Raises UnknownVersion or Malformed."""
     if not entry:
         raise Malformed("empty entry")
-    if entry[0] != VERSION:
-        raise UnknownVersion(f"entry of format {entry[0]}, this program knows {VERSION}: upgrade this node")
+    version = entry[0]
+    if not _OLDEST <= version <= VERSION:
+        raise UnknownVersion(f"entry of format {version}, this program knows up to {VERSION}: upgrade this node")
     try:
-        return _decoder.decode(memoryview(entry)[1:])
+        body = (_decoder if version == VERSION else _decoder1).decode(memoryview(entry)[1:])
     # msgspec lets the second escape for bad UTF-8 in the key of a map.
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(str(error)) from error
+    if isinstance(body, Envelope):
+        if body.version != VERSION:
+            raise Malformed("the version stands before the body")
+        return body
+    return Envelope(**{name: getattr(body, name) for name in _Envelope1.__struct_fields__}, version=version)
 
 
 def stamped(entry: bytes, *, time_ms: int) -> bytes:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from clusterfs.outcomes import Code, Refusal
 from clusterfs.tree import Directory, File, Node, Parts, join, lookup
 
+# Unless the cluster has set other limits (`clusterfs.settings`).
 MAX_FILE_BYTES = 1 << 20
 MAX_STORE_BYTES = 128 << 20
 MAX_ENTRIES = 262_144
@@ -146,12 +147,3 @@ def lock_may_be_broken(age_s: float) -> bool:
     Not the wall clock: a step of somebody's clock must neither break a lock nor keep one for ever.
     """
     return age_s > LOCK_LIFE_S
-
-
-def over_limit(before: Directory, after: Directory) -> Refusal | None:
-    """A refusal when the change makes the store grow beyond its limits; shrinking is always allowed."""
-    if after.size > MAX_STORE_BYTES and after.size > before.size:
-        return Refusal(Code.store_full, f"the store holds at most {MAX_STORE_BYTES >> 20} MiB")
-    if after.count > MAX_ENTRIES and after.count > before.count:
-        return Refusal(Code.too_many_entries, f"the store holds at most {MAX_ENTRIES} entries")
-    return None

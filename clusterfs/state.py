@@ -8,6 +8,8 @@ run backwards), and a refusal is a result. Duplicates of a command are answered 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from msgspec import structs
+
 from clusterfs import changes, membership
 from clusterfs.commands import (
     Delete,
@@ -24,8 +26,10 @@ from clusterfs.commands import (
     Unlock,
     Write,
 )
+from clusterfs.history import History, recorded
 from clusterfs.membership import Lease, Member
 from clusterfs.outcomes import Code, Event, Refusal, Result
+from clusterfs.settings import DEFAULT, Settings
 from clusterfs.tree import EMPTY, Directory
 
 # How many answers are remembered for each client, and for how many clients. A client is one run of a daemon and has at
@@ -54,6 +58,8 @@ class State:
     next_number: int = 1
     # Log index at which the list of members last changed.
     members_version: int = 0
+    settings: Settings = DEFAULT
+    history: History = field(default_factory=History)
 
 
 Step = tuple[State, Result, tuple[Event, ...]]
@@ -65,8 +71,13 @@ def apply(state: State, envelope: Envelope, index: int) -> Step:
     remembered = recall(state, envelope)
     if remembered is not None:
         return state, remembered, ()
+    before = state.root
     state, result, events = _perform(state, envelope, index)
-    return _remember(state, envelope, index, result), result, events
+    timed = envelope if envelope.time_ms == state.clock_ms else structs.replace(envelope, time_ms=state.clock_ms)
+    kept = recorded(state.history, timed, index, before=before, events=events)
+    if events:
+        kept = kept.trimmed(state.settings, state.clock_ms)
+    return _remember(replace(state, history=kept), envelope, index, result), result, events
 
 
 def check(state: State, envelope: Envelope) -> Refusal | None:
@@ -89,16 +100,10 @@ def _perform(state: State, envelope: Envelope, index: int) -> Step:
     op = envelope.op
     match op:
         case Write() | Mkdir() | Delete() | Move() | Touch() | Unlock():
-            context = changes.Context(
-                index=index,
-                now_s=state.clock_ms // 1000,
-                node=envelope.node,
-                members=frozenset(member.name for member in state.members.values()),
-            )
-            change = changes.perform(state.root, op, context)
+            change = changes.perform(state.root, op, _context(state, envelope, index))
             return replace(state, root=change.root), change.result, change.events
         case MemberPut():
-            return _put_member(state, op, index)
+            return _put_member(state, op, _context(state, envelope, index))
         case MemberRemove():
             return _remove_member(state, op, index)
         case LeaseAcquire() | LeaseRenew() | LeaseRest() | LeaseFence():
@@ -106,13 +111,22 @@ def _perform(state: State, envelope: Envelope, index: int) -> Step:
             return replace(state, leases=leases), result, ()
 
 
-def _put_member(state: State, op: MemberPut, index: int) -> Step:
+def _context(state: State, envelope: Envelope, index: int) -> changes.Context:
+    return changes.Context(
+        index=index,
+        now_s=state.clock_ms // 1000,
+        node=envelope.node,
+        members=frozenset(member.name for member in state.members.values()),
+        settings=state.settings,
+        every_write_counts=envelope.version < 2,
+    )
+
+
+def _put_member(state: State, op: MemberPut, context: changes.Context) -> Step:
     outcome = membership.put(state.members, op, state.next_number)
     if isinstance(outcome, Refusal):
         return state, outcome, ()
-    change = changes.make_node_directories(
-        state.root, outcome.name, index=index, now_s=state.clock_ms // 1000, number=outcome.number
-    )
+    change = changes.make_node_directories(state.root, outcome.name, outcome.number, context)
     if isinstance(change.result, Refusal):
         return state, change.result, ()
     state = replace(
@@ -120,7 +134,7 @@ def _put_member(state: State, op: MemberPut, index: int) -> Step:
         root=change.root,
         members={**state.members, outcome.uid: outcome},
         next_number=max(state.next_number, outcome.number + 1),
-        members_version=index,
+        members_version=context.index,
     )
     return state, change.result, change.events
 

@@ -102,7 +102,7 @@ def test_a_counter_changes_with_each_change_of_its_path() -> None:
         (
             Write("ha/rules.cfg", b"1", parents=True),
             Write("ha/rules.cfg", b"2"),
-            Touch("ha/rules.cfg"),
+            Touch("ha/rules.cfg", 5),
             Delete("ha/rules.cfg"),
             Write("ha/rules.cfg", b"2"),
             Move("ha", "hb"),
