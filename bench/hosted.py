@@ -37,36 +37,45 @@ def main(mount: Path, state_dir: Path, run_dir: Path) -> None:
     server.start()
     daemon.resume()
     for line in sys.stdin:
-        order = json.loads(line)
-        latencies, duration_s = load(daemon, int(order["outstanding"]), int(order["size"]), order["seconds"])
-        print(json.dumps({"latencies_s": latencies, "duration_s": duration_s}), flush=True)
+        print(json.dumps(load(daemon, **json.loads(line))), flush=True)
     daemon.end_watches()
     server.stop(grace_s=GRACE_S)
     daemon.stop()
     os._exit(0)
 
 
-def load(daemon: Daemon, outstanding: int, size: int, seconds: float) -> tuple[list[float], float]:
-    """So many threads, each of which writes again when its last write is acknowledged."""
+def load(
+    daemon: Daemon, *, outstanding: int, size: int, seconds: float = 3600.0, files: int = 0
+) -> dict[str, float | list[float]]:
+    """So many threads, each of which writes again when its last write is acknowledged: to a thousand names in turn, for some
+    seconds; or so many files, each once, a thousand to a directory. The ends are of the system's monotonic clock."""
     proposer = daemon.running.proposer
     content = os.urandom(size)
     latencies: list[list[float]] = [[] for _ in range(outstanding)]
+    ends: list[list[float]] = [[] for _ in range(outstanding)]
     begin = time.perf_counter()
-    end = begin + seconds
+    until = begin + seconds
 
-    def work(number: int) -> None:
-        count = number
-        while (start := time.perf_counter()) < end:
-            proposer.execute(Write(f"bench/{count % NAMES}", content))
-            latencies[number].append(time.perf_counter() - start)
-            count += outstanding
+    def work(first: int) -> None:
+        number = first
+        while (start := time.perf_counter()) < until and not (files and number >= files):
+            path = f"fill/{number // NAMES}/{number}" if files else f"bench/{number % NAMES}"
+            proposer.execute(Write(path, content, parents=True))
+            end = time.perf_counter()
+            latencies[first].append(end - start)
+            ends[first].append(end)
+            number += outstanding
 
     threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(outstanding)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return [latency for row in latencies for latency in row], time.perf_counter() - begin
+    return {
+        "latencies_s": [latency for row in latencies for latency in row],
+        "ends_s": [end for row in ends for end in row],
+        "duration_s": time.perf_counter() - begin,
+    }
 
 
 if __name__ == "__main__":

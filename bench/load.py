@@ -1,8 +1,11 @@
 """Closed loops over gRPC: one caller, or many that are outstanding at once. The same loops for us and for the peer."""
 
 import asyncio
+import contextlib
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
@@ -51,6 +54,62 @@ async def many(call: Callable[[int], Awaitable[object]], outstanding: int, secon
         for first in range(outstanding):
             group.create_task(work(first))
     return Burst(tuple(latencies), time.perf_counter() - begin)
+
+
+@dataclass(slots=True)
+class Watched:
+    """What callers that go on and on have met: by caller the begin and end of each call, in `time.monotonic()`; errors."""
+
+    calls: list[list[tuple[float, float]]]
+    errors: list[str] = field(default_factory=list)
+
+    def waits_s(self, since: float, until: float) -> list[float]:
+        """How long each call took that was under way in that time. A call that has not ended yet is waited for."""
+        give_up = time.monotonic() + DEADLINE_S
+        for calls in self.calls:
+            while not (calls and calls[-1][1] >= until) and time.monotonic() < give_up:
+                time.sleep(0.01)
+        return [end - begin for calls in self.calls for begin, end in list(calls) if end >= since and begin <= until]
+
+
+@contextlib.contextmanager
+def watched(calls: Sequence[Callable[[int], object]]) -> Iterator[Watched]:
+    """A thread for each, which calls again when the answer is there, until the block ends."""
+    found, stopping = Watched([[] for _ in calls]), threading.Event()
+
+    def work(call: Callable[[int], object], ended: list[tuple[float, float]]) -> None:
+        number = 0
+        while not stopping.is_set():
+            begin = time.monotonic()
+            try:
+                call(number)
+            except grpc.RpcError as error:
+                found.errors.append(str(error))
+            ended.append((begin, time.monotonic()))
+            number += 1
+
+    threads = [threading.Thread(target=work, args=pair, daemon=True) for pair in zip(calls, found.calls, strict=True)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield found
+    finally:
+        stopping.set()
+        for thread in threads:
+            thread.join(DEADLINE_S + 5.0)
+
+
+def our_writer(node: Node, content: bytes) -> Callable[[int], object]:
+    write, name = node.store.WriteEntry, node.identity.name
+    return lambda number: write(
+        store_pb2.WriteEntryRequest(path=f"bench/{name}-{number % NAMES}", content=content), timeout=DEADLINE_S
+    )
+
+
+def etcd_writer(server: etcd.Server, content: bytes) -> Callable[[int], object]:
+    return lambda number: server.put(
+        etcd.put(b"bench/%s-%d" % (server.name.encode(), number % NAMES), content), timeout=DEADLINE_S
+    )
 
 
 def _ours_request(number: int, content: bytes) -> store_pb2.WriteEntryRequest:

@@ -18,13 +18,16 @@ from types import FrameType
 
 import click
 
-from bench import commit, failover, mount
+from bench import bulk, commit, failover, idle, mount, stalls
 from bench.rows import Row, as_json, table
 from bench.run import Group, Run
 
 GROUPS: dict[str, Group] = {
     "commit": commit.rows,
     "failover": failover.rows,
+    "stalls": stalls.rows,
+    "bulk": bulk.rows,
+    "idle": idle.rows,
     "mount": mount.rows,
 }
 RESULTS = Path(__file__).parent / "results"
