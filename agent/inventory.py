@@ -119,6 +119,15 @@ class Inventory:
         files = [file for entry in entries if (file := _file(entry)) is not None]
         return sorted(files, key=lambda file: file.vmid)
 
+    async def of_node(self, node: NodeName) -> list[GuestFile]:
+        """Those that the node owns, sorted by guest id."""
+        try:
+            entries = await self._store.list(f"nodes/{node}", recursive=True, with_content=True)
+        except NotFound:
+            return []
+        files = [file for entry in entries if (file := _file(entry)) is not None]
+        return sorted(files, key=lambda file: file.vmid)
+
     async def find(self, vmid: Vmid) -> GuestFile:
         """Wherever it is. Raises NotFound."""
         for _ in range(3):  # it may move between the listing and the reading

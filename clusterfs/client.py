@@ -217,6 +217,12 @@ class StoreClient:
         request = status_pb2.ListStatusRequest(node=node, prefix=prefix, with_values=with_values)
         return await self._call(self._status.ListStatus, request, deadline_s)
 
+    async def status_keys(self, prefix: str, *, deadline_s: float = READ_S) -> Sequence[str]:
+        """Of this node."""
+        me = (await self.status(deadline_s=deadline_s)).self_uid
+        answer = await self.list_status(node=me, prefix=prefix, deadline_s=deadline_s)
+        return [value.key for node in answer.nodes for value in node.values]
+
     async def watch_status(self, *, node: str = "", prefix: str = "") -> AsyncIterator[status_pb2.WatchStatusResponse]:
         """What there is, then each change, until the caller stops iterating. Raises Unreachable when the daemon ends."""
         await self._wait_for_daemon(PATIENCE_S)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ from agent.operations.migrate import MigrationDesk
 from agent.operations.migration_plan import MigrationWish, plan_migration
 from agent.operations.migration_records import Arrival, MigrationRecords
 from agent.operations.volumes import FREE_VOLUME
+from agent.publishing import INTERVAL_S, Meter, Publisher
 from agent.storage.storages import PATH as STORAGE_CFG
 from agent.storage.storages import Storages
 from ha import lease_state
@@ -119,6 +121,7 @@ class GuestRoom:
         background = self._context.background
         background.start("libvirt", self.vms.run())
         background.start("guests", self._rounds())
+        background.start("load", self._publish())
 
     async def migration_wish(
         self, file: GuestFile, target: NodeName, *, with_local_disks: bool, bandwidth_limit: int, restart: bool
@@ -170,6 +173,16 @@ class GuestRoom:
                 await settle_departures(self.migration_desk)
                 await settle_arrivals(self.arrivals)
             await asyncio.sleep(ROUND_S)
+
+    async def _publish(self) -> None:
+        store = self._context.store
+        publisher = Publisher(inventory=self.host.inventory, drivers=self.host.drivers, cluster=store, meter=Meter())
+        while True:
+            await asyncio.sleep(INTERVAL_S)
+            try:
+                await publisher.publish(self._context.require_identity().node_name, now_s=int(time.time()))
+            except (KvorumError, OSError, ValueError) as error:
+                log.debug("the load is not published: %s", error)
 
     async def _recover(self) -> None:
         self._context.require_identity()
