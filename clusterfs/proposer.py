@@ -16,7 +16,7 @@ from clusterfs.consensus import Consensus, ReplicaStatus
 from clusterfs.machine import StoreMachine
 from clusterfs.outcomes import Done, Refusal, Result
 from clusterfs.refusals import to_error
-from kvorum.errors import NoQuorum, OutcomeUnknown
+from kvorum.errors import DiskFull, NoQuorum, OutcomeUnknown
 
 DEADLINE_S = 10.0
 # One try; several fit into a deadline, so that a command survives the loss of the leader that had it.
@@ -98,7 +98,7 @@ class Proposer:
                         "quorum was lost while the change was under way: it may or may not be made",
                         remedy="read it when the cluster has quorum again",
                     ) from error
-                raise self.no_quorum() from error
+                raise self._explained(error) from error
             except OutcomeUnknown:
                 is_sent = True
                 continue
@@ -110,7 +110,11 @@ class Proposer:
         try:
             return self._replica.barrier(deadline_s=deadline_s)
         except NoQuorum as error:
-            raise self.no_quorum() from error
+            raise self._explained(error) from error
+
+    def _explained(self, error: NoQuorum) -> NoQuorum:
+        """Consensus knows nodes by uid only; that this node's disk is full it can say itself."""
+        return error if isinstance(error, DiskFull) else self.no_quorum()
 
     def no_quorum(self) -> NoQuorum:
         """The error that names who is missing and what to do about it."""

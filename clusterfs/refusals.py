@@ -30,8 +30,11 @@ def to_errno(refusal: Refusal) -> int:
 
 
 def error_errno(error: errors.KvorumError) -> int:
-    """EACCES without quorum, as pmxcfs answers; ETIMEDOUT when nobody knows whether the change was made."""
+    """EACCES without quorum, as pmxcfs answers; ENOSPC without space for the log; ETIMEDOUT when nobody knows whether the
+    change was made."""
     match error:
+        case errors.DiskFull():
+            return errno.ENOSPC
         case errors.NoQuorum() | errors.PermissionDenied():
             return errno.EACCES
         case errors.OutcomeUnknown() | errors.Timeout():

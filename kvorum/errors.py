@@ -92,6 +92,12 @@ class NoQuorum(KvorumError):
         return [name for name in self.details.get("missing", "").split(",") if name]
 
 
+class DiskFull(NoQuorum):
+    """This node has no space for the log: nothing can be written through it. Reads go on, and it passes when there is space."""
+
+    reason = "DISK_FULL"
+
+
 class OutcomeUnknown(KvorumError):
     """The write was sent and no answer came in time: it may or may not be done. Read before trying again."""
 

@@ -21,6 +21,7 @@ _CODES: dict[str, int] = {
     errors.AlreadyExists.reason: code_pb2.ALREADY_EXISTS,
     errors.StaleVersion.reason: code_pb2.ABORTED,
     errors.NoQuorum.reason: code_pb2.UNAVAILABLE,
+    errors.DiskFull.reason: code_pb2.UNAVAILABLE,
     errors.OutcomeUnknown.reason: code_pb2.DEADLINE_EXCEEDED,
     errors.Unreachable.reason: code_pb2.UNAVAILABLE,
     errors.Refused.reason: code_pb2.FAILED_PRECONDITION,

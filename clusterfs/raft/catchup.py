@@ -4,9 +4,15 @@ Each piece names the snapshot and its offset, and the receiver answers with how 
 doubled or reordered can corrupt the copy. Whether the whole is good is for the checksum in it (`snapshot.verify`).
 """
 
-from .files import File, Files
+import logging
+
+from kvorum.errors import DiskFull
+
+from .files import File, Files, is_full
 from .messages import SnapshotChunk
-from .snapshot import Point
+from .snapshot import INCOMING, Point, incoming_name
+
+log = logging.getLogger(__name__)
 
 # Without progress for this long, in seconds, the pieces in flight are taken as lost.
 RESEND_S = 2.0
@@ -56,32 +62,56 @@ class Sending:
 
 
 class Receiving:
-    """A follower's side: the file that grows."""
+    """A follower's side: the file that grows. Its name says of what it is a part, so that neither a lost connection, nor
+    another leader, nor a restart makes what is there worthless."""
 
-    def __init__(self, files: Files, file_name: str) -> None:
+    def __init__(self, files: Files) -> None:
         self._files = files
-        self._file_name = file_name
+        self.name = ""
         self._file: File | None = None
-        self._name: tuple[int, int, int] | None = None
         self._held = 0
 
     def take(self, chunk: SnapshotChunk) -> tuple[int, bool, bool]:
-        """Keep a piece: (bytes held, whether to begin again from there, whether it is complete)."""
-        name = (chunk.index, chunk.snapshot_term, chunk.size)
-        if name != self._name:
-            self.forget()
-            self._name = name
-        if chunk.offset != self._held or not chunk.data:
-            return self._held, bool(chunk.data), False
-        if self._file is None:
-            self._file = self._files.create(self._file_name)
-        self._file.write(chunk.data, at=self._held)
+        """Keep a piece: (bytes held, whether to begin again from there, whether it is complete). Raises DiskFull."""
+        name = incoming_name(chunk.index, chunk.snapshot_term, chunk.size)
+        try:
+            if name != self.name or self._file is None:
+                self._begin(name, chunk.size)
+            assert self._file is not None
+            if chunk.offset != self._held or not chunk.data or self._held + len(chunk.data) > chunk.size:
+                return self._held, bool(chunk.data), self._held == chunk.size
+            self._file.write(chunk.data, at=self._held)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            raise DiskFull(
+                f"this node has no space for the snapshot that it is sent: {error.strerror}",
+                remedy=f"free some on the file system of {self._files.path}; it goes on by itself then",
+            ) from error
         self._held += len(chunk.data)
         return self._held, False, self._held == chunk.size
 
+    def _begin(self, name: str, size: int) -> None:
+        """Where it was left, if it is this one; parts of another are of no use any more."""
+        self._close()
+        for other in self._files.names():
+            if other.startswith(INCOMING) and other != name:
+                self._files.remove(other)
+        try:
+            self._file = self._files.open(name)
+        except FileNotFoundError:
+            self._file = self._files.create(name)
+        self.name, self._held = name, min(self._file.size(), size)
+        if self._held:
+            log.info("%s: goes on with %d of %d bytes", name, self._held, size)
+
     def forget(self) -> None:
+        self._close()
+        if self.name:
+            self._files.remove(self.name)
+        self.name, self._held = "", 0
+
+    def _close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
-        self._files.remove(self._file_name)
-        self._name, self._held = None, 0

@@ -10,11 +10,14 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
 from pysyncobj import FAIL_REASON
 from pysyncobj.node import Node
 
+from kvorum.errors import DiskFull
+
 from .changes import MembershipChanges
-from .core import CANDIDATE, LEADER, MEMBERSHIP, NO_OP, REGULAR, Callback, Surroundings
+from .core import CANDIDATE, FOLLOWER, LEADER, MEMBERSHIP, NO_OP, REGULAR, Callback, Surroundings
 from .membership import Configuration, Members
 from .messages import (
     AnyMessage,
@@ -43,6 +46,8 @@ log = logging.getLogger(__name__)
 WHISPER_BACKLOG_BYTES = 512 * 2**10
 # After a snapshot that could not be written, in seconds.
 SNAPSHOT_RETRY_S = 30.0
+# Between two attempts to write what could not be written, in seconds.
+SPACE_RETRY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,9 @@ class Consensus(MembershipChanges):
         self._written: deque[Exception | None] = deque()
         self._no_snapshot_before = float("-inf")
         self._is_cut_off = False
+        # Why nothing can be written, while that is so, and when to look again.
+        self.full: DiskFull | None = None
+        self._space_at = float("-inf")
         # Called in the raft thread, so they may only put something aside.
         self.on_whisper: Callable[[str, bytes], None] = lambda _uid, _payload: None
         self.on_links: Callable[[frozenset[str]], None] = lambda _connected: None
@@ -97,9 +105,18 @@ class Consensus(MembershipChanges):
 
     def _onTick(self, timeToWait: float = 0.0) -> None:  # noqa: N802, N803
         """Confirm what came in, then pysyncobj's tick: election, commit, apply, `_checkCommandsToApply`, wait for messages."""
+        try:
+            self._tick(timeToWait)
+        except DiskFull as error:
+            self._on_full_disk(error)
+
+    def _tick(self, time_to_wait: float) -> None:
         now = self._now()
         self._require_epoch()
-        self._flush()
+        if self.full is not None:
+            self._look_for_space(now)
+        if self.full is None:
+            self._flush()
         while self._calls:
             self._calls.popleft()()
         self._prepare_election(now)
@@ -108,7 +125,7 @@ class Consensus(MembershipChanges):
         if self.connected != self._told_links:
             self._told_links = self.connected
             self.on_links(self.connected)
-        super()._onTick(0.0 if self._commands or self._calls else timeToWait)
+        super()._onTick(0.0 if self._commands or self._calls else time_to_wait)
 
     def _notice_quorum(self, now: float) -> None:
         """When quorum is lost nobody is left waiting for what may never be decided."""
@@ -116,7 +133,49 @@ class Consensus(MembershipChanges):
         if self._is_cut_off and not before:
             self._fail_waiting()
 
+    # A full disk. What is in memory and not on disk stays there, for whoever acknowledges nothing has promised nothing: so the
+    # node falls silent, follows as far as it can without writing, and writes what waits as soon as there is space.
+
+    def _on_full_disk(self, error: DiskFull) -> None:
+        if self.full is None:
+            log.error("%s: %s; this node only reads until there is space", self.uid, error)
+            self._space_at = self._now() + SPACE_RETRY_S
+            if self._isLeader():
+                self.hand_over()
+        self.full = error
+        self.exchange.is_mute = True
+        self._acks.clear()
+        if self._SyncObj__raftState != FOLLOWER:
+            if self._isLeader():
+                # pysyncobj counts this node's own copy before that is durable.
+                self._SyncObj__raftCommitIndex = self.log.getRaftCommitIndex()
+            self._SyncObj__setState(FOLLOWER)
+            self._SyncObj__raftLeader = None
+        self._fail_waiting()
+
+    def _look_for_space(self, now: float) -> None:
+        self._acks.clear()
+        # A candidate's own vote would have to be written.
+        self._SyncObj__raftElectionDeadline = now + self.options.election_timeout_max_s
+        if now < self._space_at:
+            return
+        self._space_at = now + SPACE_RETRY_S
+        self.log.sync()
+        log.warning("%s: there is space again", self.uid)
+        self.full = None
+        self.exchange.is_mute = False
+        self._restart_election_timer()
+
     def _SyncObj__onMessageReceived(self, node: Node, message: AnyMessage) -> None:  # noqa: N802
+        try:
+            if self.full is not None and isinstance(message, AppendEntries):
+                # There is room in memory for what has come already, not for more.
+                message = msgspec.structs.replace(message, entries=[])
+            self._on_message(node, message)
+        except DiskFull as error:
+            self._on_full_disk(error)
+
+    def _on_message(self, node: Node, message: AnyMessage) -> None:
         match message:
             case AppendEntries():
                 self._on_append_entries(node, message)
@@ -159,6 +218,9 @@ class Consensus(MembershipChanges):
 
     def _checkCommandsToApply(self) -> None:  # noqa: N802
         """Everything that waits goes into the log together: one message to each follower, one sync, run side by side."""
+        if self.full is not None:
+            self._refuse_commands()
+            return
         if self._isLeader():
             self._take_into_log()
             self._advance_changes(self._now())
@@ -172,6 +234,14 @@ class Consensus(MembershipChanges):
         else:
             self._pass_on()
         self._compact_if_due(self._now())
+
+    def _refuse_commands(self) -> None:
+        while self._commands:
+            command = self._commands.popleft()
+            if command.on_taken is not None:
+                command.on_taken()
+            if command.callback is not None:
+                command.callback(None, FAIL_REASON.MISSING_LEADER)
 
     def _take_into_log(self) -> None:
         answers: dict[Node, Forwarded] = {}
@@ -365,6 +435,7 @@ class Consensus(MembershipChanges):
             epoch=self.epoch,
             is_quorate=is_quorate,
             missing=self.missing(now),
+            disk_full=self.full is not None,
             caught_up=is_quorate and told is not None and self.raftLastApplied >= told,
         )
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
-from .messages import Message
+from .messages import Message, Whisper
 from .values import Address
 
 Outgoing = Message | dict[str, object]
@@ -21,6 +21,8 @@ class Exchange(Transport):  # type: ignore[misc]
         super().__init__(None, None, ())
         # Consensus completes here what pysyncobj composes itself.
         self.amend: Callable[[Outgoing], Outgoing] = lambda message: message
+        # A node that cannot make anything durable says nothing that others might rely on.
+        self.is_mute = False
         # What this side says to others when they connect; those of another epoch are turned away.
         self.epoch = 0
         # Who showed a higher one, and which.
@@ -28,6 +30,8 @@ class Exchange(Transport):  # type: ignore[misc]
 
     def send(self, node: Node, message: Outgoing) -> bool:
         """False when it certainly will not arrive. True promises nothing."""
+        if self.is_mute and not isinstance(message, Whisper):
+            return False
         return self.transmit(node.id, self.amend(message))
 
     @abstractmethod

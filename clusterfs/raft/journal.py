@@ -19,12 +19,14 @@ from typing import overload
 import pysyncobj.syncobj
 from pysyncobj.journal import Journal as PysyncobjJournal
 
+from kvorum.errors import DiskFull
+
 from . import records, segments
 from .entries import Entries, Span
 from .files import File, Files, is_full
 from .messages import Entry
 from .records import Damaged, Kind, Record
-from .values import DiskFull, StorageDamaged
+from .values import StorageDamaged
 
 log = logging.getLogger(__name__)
 
@@ -458,6 +460,6 @@ def _group(pending: list[Record]) -> int:
 
 def _full(files: Files, error: OSError) -> DiskFull:
     return DiskFull(
-        f"no space for the log in {files.path}: {error.strerror}",
-        remedy=f"free space on the file system of {files.path}; writing goes on by itself then",
+        f"this node has no space for its log in {files.path}: {error.strerror}",
+        remedy="free some there; writing goes on by itself then, and reads go on meanwhile",
     )

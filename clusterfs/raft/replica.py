@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pysyncobj import FAIL_REASON
 
-from kvorum.errors import AlreadyExists, InvalidInput, NoQuorum, NotFound, OutcomeUnknown, Refused, Timeout
+from kvorum.errors import AlreadyExists, DiskFull, InvalidInput, NoQuorum, NotFound, OutcomeUnknown, Refused, Timeout
 
 from . import membership, segments
 from .consensus import Command, Consensus
@@ -38,6 +38,8 @@ MAX_WHISPER_BYTES = 128 * 2**10
 _RETRY_S = 0.05
 _ASK_AGAIN_S = 0.2
 _HAND_OVER_S = 0.5
+# Between two pieces of a snapshot that is written: what waits for the interpreter gets it.
+_SNAPSHOT_REST_S = 0.001
 # Certainly not in the log: the command may be sent again without any thought.
 _NOT_DONE = (FAIL_REASON.MISSING_LEADER, FAIL_REASON.NOT_LEADER, FAIL_REASON.DISCARDED, FAIL_REASON.QUEUE_FULL)
 _DONE = {"add": "added", "learn": "added", "move": "moved", "remove": "removed", "recover": "recovered"}
@@ -161,7 +163,7 @@ class Replica:
 
     def _assemble(self) -> None:
         files = LocalFiles(self._directory)
-        snapshots = SnapshotStore(files)
+        snapshots = SnapshotStore(files, rest=lambda: time.sleep(_SNAPSHOT_REST_S))
         if snapshots.is_there() and not segments.is_there(files):
             raise StorageDamaged(
                 f"there is a snapshot but no log in {self._directory}",
@@ -238,6 +240,7 @@ class Replica:
             status.role,
             status.leader,
             status.is_quorate,
+            status.disk_full,
             status.members,
             status.learners,
             status.missing,
@@ -285,9 +288,9 @@ class Replica:
     def propose(self, entry: bytes, *, deadline_s: float) -> object:
         """Have an entry committed; returns what `apply` returned here.
 
-        Raises NoQuorum at once when there is none (and nothing was sent), OutcomeUnknown when the entry may or may not come
-        to be, ApplyFailed, InvalidInput for one that is too long. An entry may be proposed more than once inside, so it
-        must carry what makes copies recognisable.
+        Raises NoQuorum at once when there is none (and nothing was sent), DiskFull likewise, OutcomeUnknown when the entry may
+        or may not come to be, ApplyFailed, InvalidInput for one that is too long. An entry may be proposed more than once
+        inside, so it must carry what makes copies recognisable.
         """
         if len(entry) > self._options.max_entry_bytes:
             raise InvalidInput(
@@ -345,10 +348,13 @@ class Replica:
 
     def _require_quorum(self, consensus: Consensus, *, may_be_done: bool = False) -> None:
         ended = self._last
-        if ended is None and not self._stopping.is_set() and not consensus.is_out_of_reach(now := monotonic()):
+        full, now = consensus.full, monotonic()
+        if ended is None and not self._stopping.is_set() and full is None and not consensus.is_out_of_reach(now):
             return
         if may_be_done:
-            raise _unknown("quorum was lost on the way")
+            raise _unknown("quorum was lost on the way" if full is None else full.message)
+        if full is not None and ended is None:
+            raise DiskFull(full.message, remedy=full.remedy)
         if ended is not None or self._stopping.is_set():
             raise NoQuorum("this replica does not run", remedy="see its log and restart it")
         missing = consensus.missing(now)

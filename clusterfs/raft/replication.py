@@ -10,12 +10,13 @@ import logging
 
 from pysyncobj.node import Node
 
+from kvorum.errors import DiskFull
+
 from .catchup import Receiving, Sending
 from .core import FOLLOWER, LEADER, Surroundings
 from .elections import Elections
 from .membership import Members
 from .messages import AppendEntries, AppendReply, Beat, Entry, SnapshotChunk, SnapshotReply
-from .snapshot import INCOMING
 from .values import StorageDamaged
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class Replication(Elections):
         # Followers whose log's end is being looked for, one question (the next index) at a time, and when it was asked.
         self._probes: dict[Node, float] = {}
         self._sendings: dict[Node, Sending] = {}
-        self._receiving = Receiving(around.snapshots.files, INCOMING)
+        self._receiving = Receiving(around.snapshots.files)
         self._acks: dict[Node, AppendReply] = {}
         self._told_commit = self._replicated_index = 0
         self._forgetful: dict[Node, float] = {}
@@ -282,21 +283,27 @@ class Replication(Elections):
         self.exchange.send(node, SnapshotReply(self.raftCurrentTerm, message.index, held, again, message.sent_at))
 
     def _install(self, message: SnapshotChunk) -> bool:
-        """Take over a received snapshot. False when it is damaged, and then nothing has changed."""
+        """Take over a received snapshot. False when it is damaged, and then nothing has changed.
+
+        When the disk is full the log is behind it, which a restart would see and mend (`core._reconcile`)."""
+        self._flush()
+        full: DiskFull | None = None
         try:
-            point = self.snapshots.adopt_incoming(message.index, message.snapshot_term)
+            point = self.snapshots.adopt_incoming(self._receiving.name, message.index, message.snapshot_term)
         except StorageDamaged as error:
             log.error("%s: %s; it is fetched again", self.uid, error)
             self._receiving.forget()
             return False
         self._receiving.forget()
-        self._flush()
         self.point = point
-        if self.log.term_at(point.index) == point.term:
-            self.log.setRaftCommitIndex(point.index)
-            self.log.compact(point.index)
-        else:
-            self.log.restart(point.index, point.term)
+        try:
+            if self.log.term_at(point.index) == point.term:
+                self.log.setRaftCommitIndex(point.index)
+                self.log.compact(point.index)
+            else:
+                self.log.restart(point.index, point.term)
+        except DiskFull as error:
+            full = error
         self.machine.restore(point.index, self.snapshots.chunks())
         self._SyncObj__raftLastApplied = self._SyncObj__raftCommitIndex = point.index
         self.configurations = self._configurations_of_log()
@@ -306,4 +313,6 @@ class Replication(Elections):
         self._beat_at = self._now()
         self._restart_election_timer()
         log.info("%s: continues from the snapshot at %d", self.uid, point.index)
+        if full is not None:
+            raise full
         return True

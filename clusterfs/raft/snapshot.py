@@ -7,7 +7,7 @@ SHA-256 of all of it. What the chunks mean is the state machine's. Sending one t
 import contextlib
 import hashlib
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +20,12 @@ from .values import Address, StorageDamaged
 MAGIC = b"KvRaftS1"
 NAME = "snapshot"
 FRESH = "snapshot.new"
-INCOMING = "snapshot.incoming"
+# What is being received; the rest of the name says of what it is a part.
+INCOMING = "snapshot.incoming-"
 _LENGTH = struct.Struct("<I")
 _BLOCK = 2**20
 _MAX_CHUNK = 2**28
+_SYNC_EVERY = 2 * 2**20
 
 
 class _Header(msgspec.Struct, frozen=True):
@@ -46,10 +48,12 @@ class Point:
 class SnapshotStore:
     """The snapshots of one replica. Only `write` may run outside the raft thread."""
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: Files, *, rest: Callable[[], None] = lambda: None) -> None:
+        """`rest` is called between the pieces of a snapshot that is written, by the thread that writes: others need the
+        processor and the disk as well."""
         self._files = files
-        for leftover in (FRESH, INCOMING):
-            files.remove(leftover)
+        self._rest = rest
+        files.remove(FRESH)
 
     @property
     def files(self) -> Files:
@@ -64,39 +68,58 @@ class SnapshotStore:
 
     def current(self) -> Point | None:
         """The verified snapshot on disk, or None when there is none. Raises StorageDamaged."""
-        return verify(self._files, NAME) if self.is_there() else None
+        if not self.is_there():
+            return None
+        point = verify(self._files, NAME)
+        for name in self._files.names():
+            if name.startswith(INCOMING) and not _is_newer(name, point.index):
+                self._files.remove(name)
+        return point
 
     def write(self, point: Point, chunks: Iterable[bytes]) -> None:
         """Serialise beside the current snapshot; `adopt_written` makes it the current one."""
+        # Sorted: then two nodes' snapshots of one point are the same bytes, and a transfer may go on with another leader.
         voters, learners = (
-            {uid: (address.host, address.port) for uid, address in members.items()}
+            {uid: (address.host, address.port) for uid, address in sorted(members.items())}
             for members in (point.configuration.voters, point.configuration.learners)
         )
         header = _Header(point.index, point.term, voters, learners, point.configuration.epoch)
-        digest = hashlib.sha256()
         file = self._files.create(FRESH)
         try:
-            end = 0
-            for part in _parts(header, chunks):
-                digest.update(part)
-                file.write(part, at=end)
-                end += len(part)
-            file.write(digest.digest(), at=end)
-            file.datasync()
+            self._write(file, _parts(header, chunks))
+        except BaseException:
+            # It would take the space that the log may be waiting for.
+            self._files.remove(FRESH)
+            raise
         finally:
             file.close()
+
+    def _write(self, file: File, parts: Iterable[bytes]) -> None:
+        """Synced a little at a time: one sync of everything would keep the log's waiting behind it."""
+        digest = hashlib.sha256()
+        end = synced = 0
+        for part in parts:
+            digest.update(part)
+            file.write(part, at=end)
+            end += len(part)
+            if end - synced > _SYNC_EVERY:
+                file.datasync()
+                synced = end
+            self._rest()
+        file.write(digest.digest(), at=end)
+        file.datasync()
 
     def adopt_written(self) -> None:
         self._replace(FRESH)
 
-    def adopt_incoming(self, index: int, term: int) -> Point:
+    def adopt_incoming(self, name: str, index: int, term: int) -> Point:
         """Make a received snapshot the current one. Raises StorageDamaged before anything is replaced."""
-        point = verify(self._files, INCOMING)
+        point = verify(self._files, name)
         if (point.index, point.term) != (index, term):
-            raise _damaged(self._files.path / INCOMING, f"it stands for {point.index}, not for {index}")
-        with contextlib.closing(self._files.open(INCOMING)) as file:
+            raise _damaged(self._files.path / name, f"it stands for {point.index}, not for {index}")
+        with contextlib.closing(self._files.open(name)) as file:
             file.datasync()
-        self._replace(INCOMING)
+        self._replace(name)
         return point
 
     def _replace(self, source: str) -> None:
@@ -110,6 +133,15 @@ class SnapshotStore:
             reader.header()
             while chunk := reader.chunk():
                 yield chunk
+
+
+def incoming_name(index: int, term: int, size: int) -> str:
+    return f"{INCOMING}{index}-{term}-{size}"
+
+
+def _is_newer(name: str, index: int) -> bool:
+    digits = name.removeprefix(INCOMING).partition("-")[0]
+    return digits.isascii() and digits.isdigit() and int(digits) > index
 
 
 def verify(files: Files, name: str) -> Point:

@@ -18,12 +18,6 @@ class StorageDamaged(KvorumError):
     reason = "STORAGE_DAMAGED"
 
 
-class DiskFull(KvorumError):
-    """There is no space for the log. Nothing is lost, nothing is acknowledged; it passes when somebody makes space."""
-
-    reason = "DISK_FULL"
-
-
 class ApplyFailed(KvorumError):
     """The state machine raised on a committed entry: a bug, but the log goes on without it on every replica alike."""
 
@@ -126,6 +120,8 @@ class Status:
     caught_up: bool
     # Why the replica stopped by itself, if it did.
     failure: str | None = None
+    # There is no space for the log: this node only reads until somebody makes some.
+    disk_full: bool = False
     # Members without a vote, and whether each is connected (as in `members`).
     learners: Mapping[str, bool] = field(default_factory=dict)
     # As the leader knows them: learners that have the log, so that they may be given a vote.

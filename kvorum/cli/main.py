@@ -33,6 +33,7 @@ EXIT_CODES = {
     "STALE_VERSION": 4,
     "LOCKED": 4,
     "NO_QUORUM": 5,
+    "DISK_FULL": 5,
     "PERMISSION_DENIED": 6,
     "UNREACHABLE": 7,
     "TIMEOUT": 8,

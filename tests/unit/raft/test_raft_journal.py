@@ -13,7 +13,7 @@ from clusterfs.raft.entries import Entries
 from clusterfs.raft.files import Files, LocalFiles
 from clusterfs.raft.journal import FileLog, Log
 from clusterfs.raft.messages import Entry
-from clusterfs.raft.values import DiskFull
+from kvorum.errors import DiskFull
 
 SMALL = 600
 
@@ -372,7 +372,7 @@ def test_a_full_disk_loses_nothing_and_passes(tmp_path: Path, operation: str, co
             log.add(b"\x00entry %d" % (acknowledged + 1), acknowledged + 1, 3)
             log.sync()
             acknowledged += 1
-    assert "free space" in caught.value.remedy
+    assert "free some" in caught.value.remedy
     for _ in range(3):
         with pytest.raises(DiskFull):
             log.setCurrentTerm(4, "n3")

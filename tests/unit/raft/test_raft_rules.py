@@ -9,6 +9,8 @@ from raft_sim import Sim
 
 from clusterfs.raft.consensus import Command, Consensus
 from clusterfs.raft.core import CANDIDATE, LEADER, NO_OP, REGULAR
+from clusterfs.raft.files import LocalFiles
+from clusterfs.raft.membership import Configuration
 from clusterfs.raft.messages import (
     AnyMessage,
     AppendEntries,
@@ -24,7 +26,8 @@ from clusterfs.raft.messages import (
     TimeoutNow,
     VoteReply,
 )
-from clusterfs.raft.values import ApplyFailed
+from clusterfs.raft.snapshot import Point, SnapshotStore
+from clusterfs.raft.values import Address, ApplyFailed
 
 
 class Alone:
@@ -315,6 +318,38 @@ def test_a_damaged_snapshot_changes_nothing_and_is_not_acknowledged(alone: Alone
     assert reply == SnapshotReply(1, 50, 0, True, alone.sim.now)
     assert (alone.raft.raftLastApplied, alone.raft.log.last_index) == (6, 6)
     assert not alone.raft.snapshots.is_there()
+
+
+def test_a_snapshot_transfer_goes_on_after_a_restart_and_with_another_leader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """T10: pysyncobj's begins anew, or does not and is corrupt."""
+    sim = Sim(tmp_path, monkeypatch, seed=1)
+    alone = Alone(sim)
+    source = SnapshotStore(LocalFiles(tmp_path))
+    members = {uid: Address(uid, 1) for uid in alone.uids}
+    sim.history.update({7: "x", 50: "y"})
+    source.write(Point(50, 1, Configuration(members)), [b"7 x", b"50 y"])
+    source.adopt_written()
+    data = (tmp_path / "snapshot").read_bytes()
+
+    def piece(uid: str, term: int, offset: int, size: int) -> Message:
+        chunk = SnapshotChunk(term, 50, sim.now, 0.0, 50, 1, len(data), offset, data[offset : offset + size])
+        return alone.say(uid, chunk)[-1]
+
+    assert piece("n2", 1, 0, 30) == SnapshotReply(1, 50, 30, False, sim.now)
+    assert piece("n3", 2, 0, 30) == SnapshotReply(2, 50, 30, True, sim.now), "it has that already"
+    assert piece("n3", 2, 30, 30) == SnapshotReply(2, 50, 60, False, sim.now)
+    sim.crash("n1")
+    sim.boot("n1")
+    node = sim.nodes["n1"]
+    assert node.consensus is not None and node.exchange is not None and node.machine is not None
+    alone.raft, alone.exchange, alone.machine = node.consensus, node.exchange, node.machine
+    alone.exchange.link("n3", up=True)
+    assert piece("n3", 2, 0, 30) == SnapshotReply(2, 50, 60, True, sim.now)
+    assert isinstance(piece("n3", 2, 60, len(data)), AppendReply)
+    assert (alone.raft.raftLastApplied, alone.machine.entries) == (50, [(7, "x"), (50, "y")])
+    assert not list((tmp_path / "n1").glob("snapshot.incoming*"))
 
 
 def test_a_piece_of_a_snapshot_that_does_not_fit_is_asked_for_again(alone: Alone) -> None:
