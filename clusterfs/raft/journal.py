@@ -354,7 +354,21 @@ class FileLog(Log):
         )
         try:
             file = self._spare.take()
-            file.write(records.pack([head, *group], self._batch + 1), at=0)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            raise _full(self._files, error) from error
+        try:
+            self._name_segment(file, name, records.pack([head, *group], self._batch + 1))
+        except (OSError, DiskFull):
+            file.close()
+            raise
+        self._segments.append(_Segment(name, start, file))
+        return start, records.size(head)
+
+    def _name_segment(self, file: File, name: str, data: bytes) -> None:
+        try:
+            file.write(data, at=0)
         except OSError as error:
             if not is_full(error):
                 raise
@@ -363,8 +377,6 @@ class FileLog(Log):
         file.datasync()
         self._files.rename(segments.SPARE, name)
         self._files.sync()
-        self._segments.append(_Segment(name, start, file))
-        return start, records.size(head)
 
     def _reclaim(self) -> None:
         """Segments that hold only what lies before the base, from the oldest on; never the last."""
@@ -399,6 +411,7 @@ class FileLog(Log):
             if segment.file is not None:
                 segment.file.close()
         self._segments = []
+        self._spare.close()
 
 
 class _Spare:
@@ -433,6 +446,12 @@ class _Spare:
     def drop(self) -> None:
         with self._mutex:
             self._files.remove(segments.SPARE)
+
+    def close(self) -> None:
+        with self._mutex:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
 
     def _make(self) -> File:
         if self._file is None:
