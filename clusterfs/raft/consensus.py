@@ -5,7 +5,6 @@ something to it. Blocking calls, deadlines and threads are `replica`'s.
 """
 
 import logging
-import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from pysyncobj.node import Node
 
 from kvorum.errors import DiskFull
 
-from .changes import MembershipChanges
 from .core import CANDIDATE, FOLLOWER, LEADER, MEMBERSHIP, NO_OP, REGULAR, Callback, Surroundings
 from .membership import Configuration, Members
 from .messages import (
@@ -30,6 +28,8 @@ from .messages import (
     Introduction,
     PreVote,
     PreVoteReply,
+    ReadIndex,
+    ReadIndexReply,
     RequestVote,
     SnapshotChunk,
     SnapshotReply,
@@ -37,6 +37,7 @@ from .messages import (
     VoteReply,
     Whisper,
 )
+from .reads import Reads
 from .snapshot import Point
 from .values import ApplyFailed, Role, Status
 
@@ -60,12 +61,10 @@ class Command:
     on_taken: Callable[[], None] | None = None
 
 
-class Consensus(MembershipChanges):
+class Consensus(Reads):
     def __init__(self, around: Surroundings, hints: Members) -> None:
         self._commands: deque[Command] = deque()
         self._calls: deque[Callable[[], None]] = deque()
-        # Not from zero: an answer meant for the process before this one must find nobody.
-        self._requests = random.getrandbits(48)
         self._stamp = around.stamp
         self._writing: Point | None = None
         self._written: deque[Exception | None] = deque()
@@ -199,6 +198,10 @@ class Consensus(MembershipChanges):
                 self._on_vote_reply(node, message)
             case TimeoutNow():
                 self._on_timeout_now(node, message)
+            case ReadIndex():
+                self._on_read_index(node, message)
+            case ReadIndexReply():
+                self._on_read_index_reply(node, message)
             case ChangeMember():
                 self._on_change_member(node, message)
             case ChangeProgress():
@@ -220,7 +223,9 @@ class Consensus(MembershipChanges):
         """Everything that waits goes into the log together: one message to each follower, one sync, run side by side."""
         if self.full is not None:
             self._refuse_commands()
+            self._fail_reads()
             return
+        self._take_reads(self._now())
         if self._isLeader():
             self._take_into_log()
             self._advance_changes(self._now())
@@ -233,6 +238,7 @@ class Consensus(MembershipChanges):
             self.log.sync()
         else:
             self._pass_on()
+        self._serve_reads(self._now())
         self._compact_if_due(self._now())
 
     def _refuse_commands(self) -> None:
@@ -311,8 +317,8 @@ class Consensus(MembershipChanges):
 
     def _on_forward(self, node: Node, message: Forward) -> None:
         for request, command in message.commands:
-            # A peer may bring commands and barriers; membership has its own, checked way.
-            if command[:1] in (REGULAR, NO_OP) and len(command) <= self.options.max_entry_bytes + 1:
+            # A peer may bring commands; membership has its own, checked way.
+            if command[:1] == REGULAR and len(command) <= self.options.max_entry_bytes + 1:
                 self._commands.append(Command(command, origin=(node, request)))
             else:
                 self.exchange.send(node, Forwarded([], [request]))

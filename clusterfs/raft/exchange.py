@@ -23,6 +23,8 @@ class Exchange(Transport):  # type: ignore[misc]
         self.amend: Callable[[Outgoing], Outgoing] = lambda message: message
         # A node that cannot make anything durable says nothing that others might rely on.
         self.is_mute = False
+        # A link was ended by the peer's side, as happens when its process ends; told before the disconnection.
+        self.on_closed: Callable[[Node], None] = lambda _node: None
         # What this side says to others when they connect; those of another epoch are turned away.
         self.epoch = 0
         # Who showed a higher one, and which.

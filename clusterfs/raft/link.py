@@ -1,6 +1,6 @@
 """One connection to one peer: TCP, then TLS 1.3, then the peer's identity, then frames; in that order and no other.
 
-Non-blocking, driven by `transport`'s I/O thread through a selector; it never waits. Until the certificate is checked nothing is
+Non-blocking, driven by `transport` through a selector; it never waits. Until the certificate is checked nothing is
 read beyond the handshake, and a link counts as up only when the other side has said hello, which it does after
 checking ours: so both agree on whether there is a link.
 """
@@ -16,10 +16,11 @@ from .frames import FrameReader, hello
 from .values import Address, Options
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
-_RECEIVE_BYTES = 2**18
+# A TLS record; more never comes at once.
+_RECEIVE_BYTES = 2**14
 _SEND_BYTES = 2**17
 # Reads of one link before the others have their turn.
-_READS = 16
+_READS = 64
 
 
 class Stage(Enum):
@@ -30,11 +31,12 @@ class Stage(Enum):
 
 
 class LinkFailed(Exception):
-    """The link is of no more use; says why. `is_refusal`: the peer is not who it should be."""
+    """The link is of no more use; says why. `is_refusal`: the peer is not who it should be; `is_close`: it ended the link."""
 
-    def __init__(self, message: str, *, is_refusal: bool = False) -> None:
+    def __init__(self, message: str, *, is_refusal: bool = False, is_close: bool = False) -> None:
         super().__init__(message)
         self.is_refusal = is_refusal
+        self.is_close = is_close
 
 
 class Link:
@@ -59,6 +61,8 @@ class Link:
         self._outgoing: deque[bytes] = deque()
         self._sending = memoryview(b"")
         self._wants_write = self.is_dialled
+        # What the selector was last told of `interest`.
+        self.watched = self.interest
         if not self.is_dialled:
             self._wrap()
 
@@ -116,6 +120,8 @@ class Link:
             raise
         except ssl.SSLError as error:
             raise LinkFailed(f"TLS: {error.reason or error}", is_refusal=self.stage is not Stage.up) from error
+        except (ConnectionResetError, BrokenPipeError) as error:
+            raise LinkFailed(str(error), is_close=self.stage is Stage.up) from error
         except (OSError, ValueError) as error:
             raise LinkFailed(str(error)) from error
         return payloads
@@ -205,9 +211,12 @@ class Link:
                 self._wants_write = True
                 break
             if not data:
-                raise LinkFailed("closed by the peer")
+                raise LinkFailed("closed by the peer", is_close=self.stage is Stage.up)
             self.heard_at = now
             payloads += self._reader.feed(data)
+            if len(data) < _RECEIVE_BYTES and not self._tls.pending():
+                # Probably all; if not, the selector tells.
+                break
         return payloads
 
     @property

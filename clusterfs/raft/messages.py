@@ -59,6 +59,8 @@ class AppendEntries(Beat, tag="append_entries", frozen=True):
     prev_index: int
     prev_term: int
     entries: list[Entry]
+    # Tells only of commits; an answer would tell nothing new.
+    quiet: bool = False
 
 
 class SnapshotChunk(Beat, tag="snapshot_chunk", frozen=True):
@@ -106,6 +108,19 @@ class Forwarded(Message, tag="forwarded", frozen=True):
     refused: list[int]
 
 
+class ReadIndex(Message, tag="read_index", frozen=True):
+    """Asks the leader up to where a linearizable read that begins now must see."""
+
+    request: int
+
+
+class ReadIndexReply(Message, tag="read_index_reply", frozen=True):
+    request: int
+    index: int
+    # False: ask somebody else.
+    ok: bool = True
+
+
 class ChangeMember(Message, tag="change_member", frozen=True):
     """Asks the leader for one membership change; repeated by the asker until it sees the change applied."""
 
@@ -148,6 +163,8 @@ AnyMessage = (
     | SnapshotReply
     | Forward
     | Forwarded
+    | ReadIndex
+    | ReadIndexReply
     | ChangeMember
     | ChangeProgress
     | Introduction

@@ -19,11 +19,12 @@ from kvorum.errors import AlreadyExists, DiskFull, InvalidInput, NoQuorum, NotFo
 
 from . import membership, segments
 from .consensus import Command, Consensus
-from .core import MEMBERSHIP, NO_OP, REGULAR, Surroundings, monotonic, spawn_thread
+from .core import MEMBERSHIP, REGULAR, Surroundings, monotonic, spawn_thread
 from .credentials import Credentials
 from .files import LocalFiles
 from .journal import FileLog
 from .membership import Change
+from .reads import Read
 from .snapshot import SnapshotStore
 from .transport import TlsTransport
 from .values import Address, ApplyFailed, Options, Role, StateMachine, Status, StorageDamaged, Superseded, TlsFiles
@@ -188,7 +189,8 @@ class Replica:
             epoch=self._epoch,
         )
         self._consensus = Consensus(around, self._members)
-        self._transport.attach(self._consensus._poller)
+        self._consensus._poller = self._transport
+        self._transport.start()
 
     def _write_first_configuration(self, fresh: FileLog) -> None:
         """Entries 1 to n of every founder are the same: term 0, members in order."""
@@ -315,12 +317,12 @@ class Replica:
         return index
 
     def _share_barrier(self, consensus: Consensus) -> Outcome:
-        """All who come before the next one is taken up wait for the same entry."""
+        """All who come before the next one is taken up wait for the same round."""
         with self._barrier_mutex:
             if (outcome := self._next_barrier) is not None:
                 return outcome
             outcome = self._next_barrier = Outcome()
-        consensus.submit(Command(NO_OP, outcome.set, on_taken=self._close_barrier))
+        consensus.submit_read(Read(outcome.set, self._close_barrier))
         return outcome
 
     def _close_barrier(self) -> None:

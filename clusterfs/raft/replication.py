@@ -34,6 +34,9 @@ class Replication(Elections):
         self._acks: dict[Node, AppendReply] = {}
         self._told_commit = self._replicated_index = 0
         self._forgetful: dict[Node, float] = {}
+        # When this leader last sent to all, and when it sent what each has answered: the newest of both, in this term.
+        self._round_at = float("-inf")
+        self._answered_at: dict[str, float] = {}
         super().__init__(around, hints)
 
     # Leader.
@@ -46,6 +49,8 @@ class Replication(Elections):
         log.info("%s: %s in term %d", self.uid, ("follower", "candidate", "leader")[new], self.raftCurrentTerm)
         self._probes.clear()
         self._forgetful.clear()
+        self._round_at = float("-inf")
+        self._answered_at.clear()
         for sending in self._sendings.values():
             sending.close()
         self._sendings.clear()
@@ -53,7 +58,10 @@ class Replication(Elections):
 
     def _replicate(self) -> None:
         now = self._now()
-        self._SyncObj__newAppendEntriesTime = now + self.options.heartbeat_s
+        is_notice = not self._is_due and self.log.last_index == self._replicated_index
+        if not is_notice:
+            self._SyncObj__newAppendEntriesTime = now + self.options.heartbeat_s
+            self._round_at = now
         self._is_due = False
         self._told_commit, self._replicated_index = self.raftCommitIndex, self.log.last_index
         for node in sorted(self._SyncObj__otherNodes | self._SyncObj__readonlyNodes, key=str):
@@ -62,9 +70,9 @@ class Replication(Elections):
             if self._SyncObj__raftNextIndex[node] <= self.log.base_index:
                 self._send_snapshot(node, now)
             else:
-                self._send_entries(node, now)
+                self._send_entries(node, now, is_notice=is_notice)
 
-    def _send_entries(self, node: Node, now: float) -> None:
+    def _send_entries(self, node: Node, now: float, *, is_notice: bool) -> None:
         if sending := self._sendings.pop(node, None):
             sending.close()
         asked_at = self._probes.get(node)
@@ -73,7 +81,8 @@ class Replication(Elections):
         following = self._SyncObj__raftNextIndex[node]
         while True:
             entries = self._entries_for(node, following)
-            if not self.exchange.send(node, self._append_message(following, entries, now)):
+            is_quiet = is_notice and not entries and asked_at is None
+            if not self.exchange.send(node, self._append_message(following, entries, now, is_quiet=is_quiet)):
                 break
             if asked_at is not None:
                 self._probes[node] = now
@@ -94,7 +103,7 @@ class Replication(Elections):
             return []
         return self.log.entries_from(following, count=self.options.batch_entries, size_bytes=self.options.batch_bytes)
 
-    def _append_message(self, following: int, entries: list[Entry], now: float) -> AppendEntries:
+    def _append_message(self, following: int, entries: list[Entry], now: float, *, is_quiet: bool) -> AppendEntries:
         term = self.log.term_at(following - 1)
         assert term is not None
         return AppendEntries(
@@ -105,6 +114,7 @@ class Replication(Elections):
             prev_index=following - 1,
             prev_term=term,
             entries=entries,
+            quiet=is_quiet,
         )
 
     def _quorum_age(self, now: float) -> float:
@@ -151,6 +161,7 @@ class Replication(Elections):
         if sent_at <= self._now():
             times = self._SyncObj__lastResponseTime
             times[node] = max(times.get(node, sent_at), sent_at)
+            self._answered_at[node.id] = max(self._answered_at.get(node.id, sent_at), sent_at)
         return True
 
     def _on_append_reply(self, node: Node, message: AppendReply) -> None:
@@ -241,7 +252,8 @@ class Replication(Elections):
             self._add(command, index, term)
         match = max(prev + len(message.entries), committed)
         self._SyncObj__raftCommitIndex = max(committed, min(message.commit_index, match))
-        self._acknowledge(node, match, message.sent_at)
+        if not message.quiet:
+            self._acknowledge(node, match, message.sent_at)
 
     def _first_of_term(self, index: int, term: int) -> int:
         """The first uncommitted entry of the term that conflicts at `index`: the leader may skip all of it."""

@@ -1,7 +1,11 @@
-"""Messages between replicas over TCP and mutual TLS, by one I/O thread of its own.
+"""Messages between replicas over TCP and mutual TLS, sent and received by the raft thread itself.
 
-The raft thread puts messages into bounded queues and never waits; what comes in is decoded here and handed to it with a wake-up
-at once. Both sides of a pair dial, because addresses change; the pair keeps one link. Who may be a peer is told by
+A commit that passes from thread to thread pays for each hand-over with a wait for the interpreter's lock, which costs more than
+the message. So the raft thread waits in `poll` for messages as such, and writes to a link at once. While it is busy elsewhere (a
+slow disk, a snapshot that loads) a second thread stands in, so that links neither seem dead nor fill up. Whoever holds `_io` is
+the one that touches links. Nobody ever waits for a peer: what does not fit into a socket stays in a bounded queue.
+
+Both sides of a pair dial, because addresses change; the pair keeps one link. Who may be a peer is told by
 consensus (`set_peers`); everybody else is cut off after the handshake, unread.
 """
 
@@ -15,10 +19,10 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 import msgspec
 from pysyncobj.node import Node
-from pysyncobj.poller import POLL_EVENT_TYPE, Poller
 
 from .credentials import Credentials
 from .exchange import Exchange, Outgoing
@@ -34,11 +38,26 @@ _MAX_STRANGERS = 64
 _LOG_AGAIN_S = 30.0
 _REDIAL_MAX_S = 2.0
 _PAUSE_BYTES = 32 * 2**20
+# The raft thread has been elsewhere for so long, in seconds: the stand-in takes over, for turns of so long.
+_ABSENT_S = 0.1
+_TURN_S = 0.05
+# Between two looks at deadlines and keepalives.
+_LOOK_S = 0.05
+
+
+class Fate(Enum):
+    """What becomes of a link."""
+
+    up = auto()
+    # For a reason that says nothing about the peer's process.
+    down = auto()
+    # The peer closed it, as the kernel does when a process ends.
+    closed = auto()
 
 
 @dataclass(slots=True)
 class Peer:
-    """The I/O thread's view of one other replica."""
+    """One other replica, and the ways to it."""
 
     addresses: tuple[Address, ...]
     link: Link | None = None
@@ -50,9 +69,9 @@ class Peer:
 
 @dataclass(slots=True)
 class Inbox:
-    """From the I/O thread to the raft thread, in order: (uid, message), or (uid, True/False) for a link up or down."""
+    """What came in and consensus has not seen yet, in order: (uid, message), or (uid, what became of the link)."""
 
-    items: deque[tuple[str, AnyMessage | bool, int]] = field(default_factory=deque)
+    items: deque[tuple[str, AnyMessage | Fate, int]] = field(default_factory=deque)
     size_bytes: int = 0
 
 
@@ -71,31 +90,53 @@ class TlsTransport(Exchange):
         self._links: dict[int, Link] = {}
         self._inbox = Inbox()
         self._outbox: deque[tuple[str, bytes]] = deque()
-        # Written by the I/O thread, read by others; entries are replaced whole.
+        # Read by others without `_io`; replaced whole.
         self._up: dict[str, Link] = {}
+        self._nodes: dict[str, Node] = {}
         self._wanted_peers: Mapping[str, Sequence[Address]] | None = None
         self._is_stopping = False
         self._logged: dict[str, float] = {}
         self._paused: set[Link] = set()
+        # Links whose TLS holds data that no selector will tell of.
+        self._unread: set[Link] = set()
+        self._looked_at = float("-inf")
         self._epoll = select.epoll()
-        self._io_wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._raft_wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        # Closed with the last reference: a thread that rings late must not write into somebody else's file.
-        weakref.finalize(self, _close, self._io_wake, self._raft_wake)
+        self._bell = _Bell()
         self._listener = _listen(bind)
         self._epoll.register(self._listener.fileno(), READ)
-        self._epoll.register(self._io_wake, READ)
-        self._thread = threading.Thread(target=self._run, name="raft-io", daemon=True)
+        self._epoll.register(self._bell.fileno(), READ)
+        self._io = threading.Lock()
+        self._is_raft_waiting = False
+        self._polled_at = clock()
+        self._absence = threading.Event()
+        self._thread = threading.Thread(target=self._stand_in, name="raft-io", daemon=True)
 
     # The raft thread's side.
 
-    def attach(self, poller: Poller) -> None:
-        """Wake the raft thread's poll from now on, and start."""
-        poller.subscribe(self._raft_wake, self._deliver, POLL_EVENT_TYPE.READ)
+    def start(self) -> None:
+        self._polled_at = self._now()
         self._thread.start()
 
     def wake(self) -> None:
-        _ring(self._raft_wake)
+        self._bell.ring()
+
+    def poll(self, timeout_s: float) -> None:
+        """Where the raft thread waits: until something has come in, or somebody rings."""
+        self._take_io()
+        try:
+            if not self._is_stopping:
+                self._round(0.0 if self._inbox.items else timeout_s)
+        finally:
+            self._polled_at = self._now()
+            self._io.release()
+        self._deliver()
+
+    def _take_io(self) -> None:
+        if not self._io.acquire(blocking=False):
+            self._is_raft_waiting = True
+            self._bell.ring()
+            self._io.acquire()
+            self._is_raft_waiting = False
 
     def transmit(self, uid: str, message: Outgoing) -> bool:
         link = self._up.get(uid)
@@ -108,7 +149,13 @@ class TlsTransport(Exchange):
         if link.queued_bytes + len(payload) > self._options.queue_bytes:
             return False
         self._outbox.append((uid, frame(payload)))
-        _ring(self._io_wake)
+        if self._io.acquire(blocking=False):
+            try:
+                self._take_outbox(self._now())
+            finally:
+                self._io.release()
+        else:
+            self._bell.ring()
         return True
 
     def backlog_bytes(self, uid: str) -> int:
@@ -121,65 +168,86 @@ class TlsTransport(Exchange):
 
     def set_peers(self, peers: Mapping[str, Sequence[Address]]) -> None:
         self._wanted_peers = dict(peers)
-        _ring(self._io_wake)
+        self._nodes = {uid: self._nodes.get(uid) or Node(uid) for uid in peers}
+        self._bell.ring()
 
-    def _deliver(self, _descriptor: int, _events: int) -> None:
-        _drain(self._raft_wake)
+    def _deliver(self) -> None:
         items = self._inbox.items
         for _ in range(len(items)):
             uid, item, size = items.popleft()
             self._inbox.size_bytes -= size
-            if item is True:
-                self._onNodeConnected(Node(uid))
-            elif item is False:
-                self._onNodeDisconnected(Node(uid))
-            else:
-                self._onMessageReceived(Node(uid), item)
-        if self._paused:
-            _ring(self._io_wake)
+            node = self._nodes.get(uid) or Node(uid)
+            match item:
+                case Fate.up:
+                    self._onNodeConnected(node)
+                case Fate.closed:
+                    self.on_closed(node)
+                    self._onNodeDisconnected(node)
+                case Fate.down:
+                    self._onNodeDisconnected(node)
+                case message:
+                    self._onMessageReceived(node, message)
 
     def destroy(self) -> None:
         """pysyncobj's word for stopping; safe to repeat."""
         if self._is_stopping:
             return
         self._is_stopping = True
-        _ring(self._io_wake)
+        self._absence.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(5.0)
-        for link in [*self._links.values()]:
-            link.close()
-        self._listener.close()
-        self._epoll.close()
+        with self._io:
+            for link in [*self._links.values()]:
+                link.close()
+            self._listener.close()
+            self._epoll.close()
 
-    # The I/O thread's side.
+    # The stand-in.
 
-    def _run(self) -> None:
-        period = min(self._options.redial_s, self._options.keepalive_s) / 2
-        while not self._is_stopping:
-            try:
-                self._round(period)
-            except Exception:
-                # One peer's trouble, or our own fault: the others' links must live.
-                log.exception("raft I/O")
+    def _stand_in(self) -> None:
+        while not self._absence.wait(_ABSENT_S):
+            while (
+                not self._is_stopping
+                and not self._is_raft_waiting
+                and self._now() - self._polled_at > _ABSENT_S
+                and self._io.acquire(blocking=False)
+            ):
+                try:
+                    self._round(_TURN_S)
+                except Exception:
+                    log.exception("raft I/O")
+                finally:
+                    self._io.release()
 
-    def _round(self, period: float) -> None:
-        is_more = any(link.has_more and not link.is_paused for link in self._links.values())
-        events = self._epoll.poll(0.0 if is_more else period)
-        now = self._now()
-        for descriptor, mask in events:
-            if descriptor == self._io_wake:
-                _drain(self._io_wake)
-            elif descriptor == self._listener.fileno():
-                self._accept(now)
-            elif (link := self._links.get(descriptor)) is not None:
-                self._advance(link, mask, now)
-        for link in [link for link in self._links.values() if link.has_more and not link.is_paused]:
-            self._advance(link, READ, now)
+    # For whoever holds `_io`.
+
+    def _round(self, timeout_s: float) -> None:
+        """Wait for something to do, and do it."""
+        try:
+            self._do_round(timeout_s)
+        except Exception:
+            # One peer's trouble, or our own fault: the others' links must live.
+            log.exception("raft I/O")
+
+    def _do_round(self, timeout_s: float) -> None:
         if self._wanted_peers is not None:
             self._take_peers()
-        self._take_outbox(now)
+        self._take_outbox(self._now())
         self._resume()
-        self._look_after(now)
+        events = self._epoll.poll(0.0 if self._unread else timeout_s)
+        now = self._now()
+        for descriptor, mask in events:
+            if descriptor == self._bell.fileno():
+                self._bell.hush()
+            elif (link := self._links.get(descriptor)) is not None:
+                self._advance(link, mask, now)
+            elif descriptor == self._listener.fileno():
+                self._accept(now)
+        for link in [link for link in self._unread if not link.is_paused]:
+            self._advance(link, READ, now)
+        if now - self._looked_at >= _LOOK_S:
+            self._looked_at = now
+            self._look_after(now)
 
     def _take_peers(self) -> None:
         wanted, self._wanted_peers = self._wanted_peers, None
@@ -193,14 +261,14 @@ class TlsTransport(Exchange):
             self._peers.setdefault(uid, Peer(())).addresses = tuple(addresses)
 
     def _take_outbox(self, now: float) -> None:
-        touched: dict[int, Link] = {}
+        touched: dict[Link, None] = {}
         while self._outbox:
             uid, data = self._outbox.popleft()
             link = self._up.get(uid)
             if link is not None:
                 link.queue(data)
-                touched[link.fileno()] = link
-        for link in touched.values():
+                touched[link] = None
+        for link in touched:
             self._advance(link, 0, now)
 
     def _resume(self) -> None:
@@ -238,7 +306,7 @@ class TlsTransport(Exchange):
             return
         peer.dialling = link
         self._links[link.fileno()] = link
-        self._epoll.register(link.fileno(), link.interest)
+        self._epoll.register(link.fileno(), link.watched)
 
     def _plan_dial(self, uid: str, peer: Peer, now: float) -> None:
         """The pair should not dial at the same moment, and one that turns us away not be asked all the time."""
@@ -265,7 +333,7 @@ class TlsTransport(Exchange):
                 self._say(str(address[0]), logging.INFO, f"{address[0]}: {error}", now)
                 continue
             self._links[link.fileno()] = link
-            self._epoll.register(link.fileno(), link.interest)
+            self._epoll.register(link.fileno(), link.watched)
 
     def _advance(self, link: Link, events: int, now: float) -> None:
         if self._links.get(link.fileno()) is not link:
@@ -286,6 +354,7 @@ class TlsTransport(Exchange):
         else:
             if self._links.get(link.fileno()) is link:
                 self._watch(link)
+                (self._unread.add if link.has_more else self._unread.discard)(link)
 
     def _require_peer(self, link: Link) -> None:
         if link.uid not in self._peers:
@@ -311,7 +380,7 @@ class TlsTransport(Exchange):
         if epoch > self.epoch:
             assert link.uid is not None
             self.superseded_by = (link.uid, epoch)
-            _ring(self._raft_wake)
+            self._bell.ring()
             raise LinkFailed(f"it is of epoch {epoch} and we are of epoch {self.epoch}", is_refusal=True)
         if epoch < self.epoch:
             raise LinkFailed(
@@ -336,13 +405,12 @@ class TlsTransport(Exchange):
         link.stage = Stage.up
         peer.link, peer.refusals = link, 0
         self._up = {**self._up, uid: link}
-        self._put(uid, True, 0)
+        self._put(uid, Fate.up, 0)
         log.info("%s is connected", uid)
 
-    def _put(self, uid: str, item: AnyMessage | bool, size: int) -> None:
+    def _put(self, uid: str, item: AnyMessage | Fate, size: int) -> None:
         self._inbox.size_bytes += size
         self._inbox.items.append((uid, item, size))
-        _ring(self._raft_wake)
 
     def _fail(self, link: Link, error: LinkFailed, now: float) -> None:
         peer = self._peers.get(link.uid or "")
@@ -352,24 +420,27 @@ class TlsTransport(Exchange):
             self._plan_dial(link.uid or "", peer, now)
         who = link.uid or "a stranger"
         self._say(who, logging.WARNING if error.is_refusal else logging.INFO, f"{who} is cut off: {error}", now)
-        self._drop(link, peer)
+        self._drop(link, peer, Fate.closed if error.is_close else Fate.down)
 
-    def _drop(self, link: Link, peer: Peer | None) -> None:
+    def _drop(self, link: Link, peer: Peer | None, fate: Fate = Fate.down) -> None:
         if self._links.pop(link.fileno(), None) is not None:
             with contextlib.suppress(OSError):
                 self._epoll.unregister(link.fileno())
         link.close()
         self._paused.discard(link)
+        self._unread.discard(link)
         if peer is not None and peer.dialling is link:
             peer.dialling = None
         if peer is not None and peer.link is link:
             peer.link = None
             assert link.uid is not None
             self._up = {uid: one for uid, one in self._up.items() if one is not link}
-            self._put(link.uid, False, 0)
+            self._put(link.uid, fate, 0)
 
     def _watch(self, link: Link) -> None:
-        self._epoll.modify(link.fileno(), link.interest)
+        if link.interest != link.watched:
+            link.watched = link.interest
+            self._epoll.modify(link.fileno(), link.watched)
 
     def _say(self, about: str, level: int, text: str, now: float) -> None:
         if now - self._logged.get(about, float("-inf")) > _LOG_AGAIN_S:
@@ -394,17 +465,26 @@ def _listen(address: Address) -> socket.socket:
     return listener
 
 
-def _ring(descriptor: int) -> None:
-    # Full means that it rings already.
-    with contextlib.suppress(BlockingIOError):
-        os.eventfd_write(descriptor, 1)
+class _Bell:
+    """Ends the wait of whoever polls. Rung often and heard once: what is rung for is put in place before, and looked for after
+    `hush`."""
 
+    def __init__(self) -> None:
+        self._descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._is_ringing = False
+        # Closed with the last reference: a thread that rings late must not write into somebody else's file.
+        weakref.finalize(self, os.close, self._descriptor)
 
-def _close(*descriptors: int) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
+    def fileno(self) -> int:
+        return self._descriptor
 
+    def ring(self) -> None:
+        if not self._is_ringing:
+            self._is_ringing = True
+            os.eventfd_write(self._descriptor, 1)
 
-def _drain(descriptor: int) -> None:
-    with contextlib.suppress(BlockingIOError):
-        os.eventfd_read(descriptor)
+    def hush(self) -> None:
+        # In this order: who finds it ringing must not be heard by nobody.
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._descriptor)
+        self._is_ringing = False
