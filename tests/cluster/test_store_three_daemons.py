@@ -330,3 +330,37 @@ async def test_a_lock_is_won_by_one_node_and_a_new_file_by_one_creator(nodes: li
     results = await asyncio.gather(*(asyncio.to_thread(attempts, node) for node in nodes))
     everything = [number for won in results for number in won]
     assert sorted(everything) == [*range(20), *range(100, 120)]
+
+
+async def test_status_and_the_cluster_log_reach_all_nodes_without_a_quorum(nodes: list[Node]) -> None:
+    one, two, three = nodes
+    await one.client.set_status({"tasklist": b"[]", "rrd/pve-node-9.0/n1": b"1::2:U"})
+    await two.client.log_message("from two\n", tag="test")
+    for node in nodes:
+        await eventually(lambda n=node: has_status(n, "n1", "tasklist", b"[]"))
+        await eventually(lambda n=node: shows(n, ".clusterlog", b'"node": "n2", "user": "root", "msg": "from two#010"'))
+        await eventually(lambda n=node: shows(n, ".rrd", b"pve-node-9.0/n1:1::2:U\n"))
+        await eventually(lambda n=node: shows(n, ".version", b'"n1": {\n"tasklist": '))
+    texts = [await asyncio.to_thread((node.mount / ".clusterlog").read_bytes) for node in nodes]
+    assert texts[0] == texts[1] == texts[2]
+
+    two.kill()
+    three.kill()
+    await one.client.set_status({"tasklist": b"[1]"})
+    await one.client.log_message("alone")
+    assert await one.client.get_status("tasklist") == b"[1]"
+    two.start()
+    await eventually(lambda: has_status(two, "n1", "tasklist", b"[1]"))
+    # What it said in its earlier life comes back from the others.
+    for message in (b"from two#010", b"alone"):
+        await eventually(lambda m=message: shows(two, ".clusterlog", m))
+    listed = await two.client.list_status()
+    assert [(node.node, node.age_seconds) for node in listed.nodes if node.node == "n1"] == [("n1", 0.0)]
+
+
+async def has_status(node: Node, owner: str, key: str, value: bytes) -> bool:
+    return await node.client.get_status(key, node=owner) == value
+
+
+async def shows(node: Node, name: str, text: bytes) -> bool:
+    return text in await asyncio.to_thread((node.mount / name).read_bytes)
