@@ -29,6 +29,8 @@ from kvorum.node import Identity, Pki
 log = logging.getLogger(__name__)
 
 CHORE_INTERVAL_S = 0.25
+# The kernel's list of mounts is long on some hosts, so it is read in every eighth round of chores only.
+MOUNT_ROUNDS = 8
 _SYSLOG_INFO = 6
 _SYSLOG_WARNING = 4
 
@@ -76,6 +78,7 @@ class Running:
         self._online: dict[str, bool] = {}
         self._addresses: Mapping[str, str] = {}
         self.members_counter = 0
+        self._rounds = 0
 
     def start(self) -> None:
         self.replica.start()
@@ -152,7 +155,7 @@ class Running:
         if status.failure and not self._is_failure_told:
             self._is_failure_told = True
             log.critical("consensus has stopped, this node only reads from now on: %s", status.failure)
-        online = self.online()
+        online = {**status.members, self.identity.uid: True}
         addresses = self._computed.addresses()
         view = self.machine.view
         if (
@@ -171,7 +174,8 @@ class Running:
             self._members_seen = view.members_version
         if not self.seed.joining and status.is_quorate and not view.state.members and len(self.seed.members) == 1:
             self._enter_first_member()
-        if not self.is_mounted and not self._stopping.is_set():
+        self._rounds += 1
+        if self._rounds % MOUNT_ROUNDS == 0 and not self.is_mounted and not self._stopping.is_set():
             log.warning("%s is not mounted: mounting it again", self._mountpoint)
             self._mount()
 
