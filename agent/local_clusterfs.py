@@ -14,6 +14,7 @@ import grpc
 from kvorum.errors import NotFound, Unreachable
 from kvorum.rpc import from_rpc_error
 from kvorum.v1 import store_pb2
+from kvorum.v1.history_pb2_grpc import HistoryServiceStub
 from kvorum.v1.replica_pb2_grpc import ReplicaServiceStub
 from kvorum.v1.status_pb2_grpc import StatusServiceStub
 from kvorum.v1.store_pb2_grpc import StoreServiceStub
@@ -39,6 +40,7 @@ class LocalClusterfs:
         self._channel = grpc.aio.insecure_channel(f"unix:{socket}", options=CHANNEL_OPTIONS)
         self.store = StoreServiceStub(self._channel)
         self.replica = ReplicaServiceStub(self._channel)
+        self.history = HistoryServiceStub(self._channel)
         self.status = StatusServiceStub(self._channel)
 
     async def ask(

@@ -44,12 +44,6 @@ _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
 
-class HistoryGone(KvorumError):
-    """A watch asked for changes that are no longer kept: list, then watch from the list's index."""
-
-    reason = "HISTORY_GONE"
-
-
 @dataclass(frozen=True, slots=True)
 class Listing:
     """Entries sorted by path; a watch from `applied_index` misses nothing that is not in here."""
@@ -196,7 +190,7 @@ class StoreClient:
             async for answer in call:
                 yield answer
         except grpc.aio.AioRpcError as error:
-            raise _watch_error(error) from error
+            raise _explain(error) from error
         finally:
             call.cancel()
 
@@ -402,9 +396,3 @@ def _explain(error: grpc.RpcError) -> KvorumError:
             "the config store of this node does not answer", remedy="see 'journalctl -u kvorum-clusterfs' on this node"
         )
     return found
-
-
-def _watch_error(error: grpc.aio.AioRpcError) -> KvorumError:
-    if error.code() is grpc.StatusCode.OUT_OF_RANGE:
-        return HistoryGone(error.details() or "changes are gone", remedy="list and watch anew")
-    return _explain(error)

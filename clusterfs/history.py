@@ -313,6 +313,29 @@ def tree_at(history: History, root: Directory, index: int) -> Directory | None:
     return root
 
 
+def events_after(history: History, root: Directory, index: int) -> list[tuple[int, tuple[Event, ...]]]:
+    """What watchers were told of the changes after `index`, by command. Of a lock's renewals only the last."""
+    found: dict[int, list[Event]] = {}
+    for record in reversed(history):
+        if record.index <= index:
+            break
+        # Records are met newest first, those of one command too.
+        found.setdefault(record.index, []).insert(0, _event(record))
+    locks = lookup(root, rules.LOCKS)
+    for name, node in sorted(locks.entries.items()) if isinstance(locks, Directory) else ():
+        if node.version > index and node.version not in found and isinstance(node, Directory):
+            found[node.version] = [Written(join((*rules.LOCKS, name)), node)]
+    return [(at, tuple(found[at])) for at in sorted(found)]
+
+
+def _event(record: Record) -> Event:
+    if record.after is None:
+        return Deleted(record.path)
+    if record.new_path:
+        return Moved(record.path, record.new_path, record.after)
+    return Written(record.path, record.after)
+
+
 def blame(history: History, root: Directory, path: str) -> tuple[Line, ...]:
     """The lines of the file, each with the change that it came with. Empty when there is no such file."""
     lines: tuple[Line, ...] = ()

@@ -1,7 +1,8 @@
 """The state machine that a replica applies into: the current state, the recent events, and the ages of leases and locks.
 
 Readers take `view` and need no lock: state and index are replaced together, as one value. Watchers read the ring of recent
-events; whoever asks for older ones is told so (`Compacted`) and lists anew. Ages are measured here because they are this
+events; older ones are made again from the history, and whoever asks
+for what that has forgotten is told so (`Compacted`). Ages are measured here because they are this
 replica's own knowledge: since it applied the last renewal, on the boot-time clock, which neither stops in suspend nor
 jumps. The rules are in `clusterfs.state`.
 """
@@ -13,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from clusterfs import rules, snapshot
+from clusterfs import history, rules, snapshot
 from clusterfs.commands import LeaseAcquire, LeaseRenew, Malformed, decode, stamped
 from clusterfs.membership import Lease
 from clusterfs.outcomes import Code, Deleted, Done, Event, MembersChanged, Moved, Refusal, Result, Written
@@ -52,7 +53,11 @@ class LeaseView:
 
 
 class Compacted(Exception):
-    """Events up to the wanted index are no longer kept."""
+    """Events up to the wanted index are no longer kept; those after `oldest_index` are."""
+
+    def __init__(self, oldest_index: int) -> None:
+        super().__init__(f"changes up to {oldest_index} are compacted")
+        self.oldest_index = oldest_index
 
 
 def boottime_s() -> float:
@@ -155,15 +160,16 @@ class StoreMachine:
         with self._changed:
             if self._view.index <= index and not self._is_closed:
                 self._changed.wait(timeout_s)
-            if index < self._compacted_index:
-                raise Compacted(f"events up to {self._compacted_index} are gone")
-            found: list[Batch] = []
-            for batch in reversed(self._batches):
-                if batch.index <= index:
-                    break
-                found.append(batch)
-            found.reverse()
-            return found, max(index, self._view.index)
+            view = self._view
+            if index >= self._compacted_index:
+                found: list[Batch] = []
+                for batch in reversed(self._batches):
+                    if batch.index <= index:
+                        break
+                    found.append(batch)
+                found.reverse()
+                return found, max(index, view.index)
+        return _rebuilt(view, index)
 
     def leases(self) -> list[LeaseView]:
         now = self._clock()
@@ -195,6 +201,14 @@ class StoreMachine:
             known = self._locks_seen.get(path)
             seen[path] = known if known is not None and known[0] == node.version else (node.version, now)
         self._locks_seen = seen
+
+
+def _rebuilt(view: View, index: int) -> tuple[list[Batch], int]:
+    """What the ring has no more, from the history of the state: after a restart, or for who was away for long."""
+    kept = view.state.history
+    if not kept.has_begun or index < kept.since:
+        raise Compacted(kept.since if kept.has_begun else view.index)
+    return [Batch(at, events) for at, events in history.events_after(kept, view.state.root, index)], view.index
 
 
 def _paths(event: Event) -> Iterator[str]:

@@ -128,6 +128,24 @@ class Locked(KvorumError):
     reason = "LOCKED"
 
 
+class HistoryGone(KvorumError):
+    """What was asked for is older than the history that is kept; every change after `oldest_index` is there."""
+
+    reason = "HISTORY_GONE"
+
+    def __init__(
+        self, message: str, *, oldest_index: int = 0, remedy: str = "", details: Mapping[str, str] | None = None
+    ) -> None:
+        known = {"oldest_index": str(oldest_index)} if oldest_index else {}
+        super().__init__(message, remedy=remedy, details={**(details or {}), **known})
+
+    @property
+    def oldest_index(self) -> int:
+        """0 when it is not known."""
+        digits = self.details.get("oldest_index", "")
+        return int(digits) if digits.isascii() and digits.isdigit() else 0
+
+
 class QuotaExceeded(KvorumError):
     reason = "QUOTA_EXCEEDED"
 

@@ -27,6 +27,7 @@ _CODES: dict[str, int] = {
     errors.Refused.reason: code_pb2.FAILED_PRECONDITION,
     errors.Fenced.reason: code_pb2.FAILED_PRECONDITION,
     errors.Locked.reason: code_pb2.ABORTED,
+    errors.HistoryGone.reason: code_pb2.OUT_OF_RANGE,
     errors.QuotaExceeded.reason: code_pb2.RESOURCE_EXHAUSTED,
     errors.PermissionDenied.reason: code_pb2.PERMISSION_DENIED,
     errors.CommandFailed.reason: code_pb2.INTERNAL,
@@ -52,7 +53,7 @@ _BARE: dict[grpc.StatusCode, type[errors.KvorumError]] = {
     grpc.StatusCode.UNIMPLEMENTED: errors.Unsupported,
     grpc.StatusCode.FAILED_PRECONDITION: errors.Refused,
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.QuotaExceeded,
-    grpc.StatusCode.OUT_OF_RANGE: errors.Refused,
+    grpc.StatusCode.OUT_OF_RANGE: errors.HistoryGone,
 }
 
 

@@ -25,11 +25,11 @@ class StoreService(store_pb2_grpc.StoreServiceServicer):
         self._store = clusterfs.store
 
     async def GetEntry(self, request: pb.GetEntryRequest, context: Any) -> pb.GetEntryResponse:
-        response: pb.GetEntryResponse = await _forward(self._store.GetEntry, request, context, request.path)
+        response: pb.GetEntryResponse = await forward(self._store.GetEntry, request, context, request.path)
         return response
 
     async def ListEntries(self, request: pb.ListEntriesRequest, context: Any) -> pb.ListEntriesResponse:
-        response: pb.ListEntriesResponse = await _forward(self._store.ListEntries, request, context, request.path)
+        response: pb.ListEntriesResponse = await forward(self._store.ListEntries, request, context, request.path)
         if not may_read_private(current_caller()):
             visible = [entry for entry in response.entries if not is_private(entry.path)]
             del response.entries[:]
@@ -37,17 +37,17 @@ class StoreService(store_pb2_grpc.StoreServiceServicer):
         return response
 
     async def WriteEntry(self, request: pb.WriteEntryRequest, context: Any) -> pb.WriteEntryResponse:
-        response: pb.WriteEntryResponse = await _forward(self._store.WriteEntry, request, context, request.path)
+        response: pb.WriteEntryResponse = await forward(self._store.WriteEntry, request, context, request.path)
         return response
 
     async def MoveEntry(self, request: pb.MoveEntryRequest, context: Any) -> pb.MoveEntryResponse:
-        response: pb.MoveEntryResponse = await _forward(
+        response: pb.MoveEntryResponse = await forward(
             self._store.MoveEntry, request, context, request.path, request.new_path
         )
         return response
 
     async def DeleteEntry(self, request: pb.DeleteEntryRequest, context: Any) -> pb.DeleteEntryResponse:
-        response: pb.DeleteEntryResponse = await _forward(self._store.DeleteEntry, request, context, request.path)
+        response: pb.DeleteEntryResponse = await forward(self._store.DeleteEntry, request, context, request.path)
         return response
 
     async def WatchEntries(
@@ -80,7 +80,7 @@ def check_path(caller: Caller, *paths: str) -> None:
             raise PermissionDenied(f"{caller.author} may not see {path}")
 
 
-async def _forward(method: Callable[..., Any], request: object, context: Any, *paths: str) -> Any:
+async def forward(method: Callable[..., Any], request: object, context: Any, *paths: str) -> Any:
     caller = current_caller()
     check_path(caller, *paths)
     remaining_s = context.time_remaining()

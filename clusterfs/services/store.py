@@ -19,7 +19,7 @@ from clusterfs.running import Running
 from clusterfs.services.calls import answering, author, deadline, streaming
 from clusterfs.tree import Directory, File, Node, Parts, crosses_file, join, lookup, walk
 from clusterfs.watching import seen_from
-from kvorum.errors import InvalidInput, NotFound, QuotaExceeded, Refused, Unreachable
+from kvorum.errors import HistoryGone, InvalidInput, NotFound, QuotaExceeded, Refused, Unreachable
 from kvorum.v1 import store_pb2, store_pb2_grpc
 
 # One page of a list: far below the size that gRPC lets a message have.
@@ -39,7 +39,7 @@ class StoreService(store_pb2_grpc.StoreServiceServicer):
     @answering
     def GetEntry(self, request: store_pb2.GetEntryRequest, context: grpc.ServicerContext) -> store_pb2.GetEntryResponse:
         running = self._daemon.running
-        parts = _parts(request.path)
+        parts = path_parts(request.path)
         if request.linearizable:
             running.proposer.barrier(deadline_s=deadline(context))
         view = running.machine.view
@@ -51,7 +51,7 @@ class StoreService(store_pb2_grpc.StoreServiceServicer):
         self, request: store_pb2.ListEntriesRequest, _context: grpc.ServicerContext
     ) -> store_pb2.ListEntriesResponse:
         view = self._daemon.running.machine.view
-        parts = _parts(request.path)
+        parts = path_parts(request.path)
         directory = _find(view.state.root, parts)
         if not isinstance(directory, Directory):
             raise Refused(f"{request.path} is a file", remedy="get it instead")
@@ -94,7 +94,7 @@ class StoreService(store_pb2_grpc.StoreServiceServicer):
                 parents=request.parents,
             )
         done = running.proposer.execute(op, author(context, request.reason), deadline_s=deadline(context))
-        return store_pb2.WriteEntryResponse(entry=_done_entry(done))
+        return store_pb2.WriteEntryResponse(entry=done_entry(done))
 
     @answering
     def MoveEntry(
@@ -102,7 +102,7 @@ class StoreService(store_pb2_grpc.StoreServiceServicer):
     ) -> store_pb2.MoveEntryResponse:
         op = Move(request.path, request.new_path, request.expected_version, request.replace)
         done = self._daemon.running.proposer.execute(op, author(context, request.reason), deadline_s=deadline(context))
-        return store_pb2.MoveEntryResponse(entry=_done_entry(done))
+        return store_pb2.MoveEntryResponse(entry=done_entry(done))
 
     @answering
     def DeleteEntry(
@@ -117,13 +117,13 @@ class StoreService(store_pb2_grpc.StoreServiceServicer):
         self, request: store_pb2.WatchEntriesRequest, context: grpc.ServicerContext
     ) -> Iterator[store_pb2.WatchEntriesResponse]:
         running = self._daemon.running
-        parts = _parts(request.path)
+        parts = path_parts(request.path)
         if not self._watches.acquire(blocking=False):
             raise QuotaExceeded(f"{MAX_WATCHES} watches are open already", remedy="share one, or close some")
         try:
             yield from _watch(running, parts, request, context)
         except Compacted as error:
-            context.abort(grpc.StatusCode.OUT_OF_RANGE, f"{error}: list and watch anew")
+            raise HistoryGone(str(error), oldest_index=error.oldest_index, remedy="list and watch anew") from error
         finally:
             self._watches.release()
 
@@ -180,7 +180,7 @@ def entry(parts: Parts, node: Node, *, with_content: bool) -> store_pb2.Entry:
     return message
 
 
-def _done_entry(done: Done) -> store_pb2.Entry:
+def done_entry(done: Done) -> store_pb2.Entry:
     """What a write left behind, as of its own log index; the content is what the caller sent."""
     return store_pb2.Entry(
         path=done.path,
@@ -192,7 +192,7 @@ def _done_entry(done: Done) -> store_pb2.Entry:
     )
 
 
-def _parts(path: str) -> Parts:
+def path_parts(path: str) -> Parts:
     parts = rules.split(path)
     if isinstance(parts, Refusal):
         raise to_error(parts)

@@ -30,6 +30,7 @@ EXIT_CODES = {
     "ALREADY_EXISTS": 4,
     "REFUSED": 4,
     "FENCED": 4,
+    "HISTORY_GONE": 3,
     "STALE_VERSION": 4,
     "LOCKED": 4,
     "NO_QUORUM": 5,

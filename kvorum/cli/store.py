@@ -4,6 +4,7 @@ import sys
 
 import rich_click as click
 
+from kvorum.cli import store_history
 from kvorum.cli.output import local_time, output_option, print_json, print_table
 from kvorum.cli.session import Session
 from kvorum.cli.store_status import cluster_log, status
@@ -18,11 +19,15 @@ def store() -> None:
       kvorum store get storage.cfg
       kvorum store put datacenter.cfg < datacenter.cfg
       kvorum store watch nodes
+      kvorum store log storage.cfg
+      kvorum store restore storage.cfg@1042
       kvorum store status n1
       kvorum store clusterlog --follow
     """
 
 
+for command in store_history.COMMANDS:
+    store.add_command(command)
 store.add_command(status)
 store.add_command(cluster_log)
 

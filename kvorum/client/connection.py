@@ -11,6 +11,7 @@ from kvorum.client.cluster import ClusterApi
 from kvorum.client.credentials import Credentials
 from kvorum.client.guests import GuestApi
 from kvorum.client.ha import HaApi
+from kvorum.client.history import HistoryApi
 from kvorum.client.status import StatusApi
 from kvorum.client.store import StoreApi
 from kvorum.client.tasks import TaskApi
@@ -66,6 +67,7 @@ class Client:
         self._connection = connection
         self.cluster = ClusterApi(connection)
         self.store = StoreApi(connection)
+        self.history = HistoryApi(connection)
         self.status = StatusApi(connection)
         self.guests = GuestApi(connection)
         self.tasks = TaskApi(connection)

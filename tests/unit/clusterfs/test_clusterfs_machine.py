@@ -3,10 +3,25 @@ from typing import Any
 
 import pytest
 
-from clusterfs.commands import Envelope, LeaseAcquire, LeaseRenew, MemberPut, Mkdir, Move, Op, Touch, Write, encode
+from clusterfs import snapshot
+from clusterfs.commands import (
+    Delete,
+    Envelope,
+    LeaseAcquire,
+    LeaseRenew,
+    MemberPut,
+    Mkdir,
+    Move,
+    Op,
+    Touch,
+    Write,
+    encode,
+)
 from clusterfs.machine import Compacted, StoreMachine
 from clusterfs.outcomes import Refusal, Written
 from clusterfs.proposer import Proposer
+from clusterfs.settings import Settings
+from clusterfs.state import State
 from kvorum.errors import NoQuorum, OutcomeUnknown
 
 N1 = "11111111-1111-4111-8111-111111111111"
@@ -47,16 +62,38 @@ def test_a_waiting_watcher_is_woken() -> None:
 
 def test_events_that_are_no_longer_kept_are_not_passed_over_in_silence() -> None:
     machine = StoreMachine(ring=2)
-    for index, name in enumerate("abcd", start=1):
+    machine.restore(0, snapshot.encode(State(settings=Settings(history_changes=3))))
+    for index, name in enumerate("abcdef", start=1):
         machine.apply(index, entry(Write(name, b"")))
-    assert [batch.index for batch in machine.events_after(2, timeout_s=0)[0]] == [3, 4]
-    with pytest.raises(Compacted):
-        machine.events_after(1, timeout_s=0)
+    assert [batch.index for batch in machine.events_after(4, timeout_s=0)[0]] == [5, 6]
+    with pytest.raises(Compacted) as caught:
+        machine.events_after(2, timeout_s=0)
+    assert caught.value.oldest_index == 3
     other = StoreMachine()
-    other.restore(4, machine.snapshot()())
+    other.restore(6, machine.snapshot()())
     with pytest.raises(Compacted):
-        other.events_after(3, timeout_s=0)
-    assert other.events_after(4, timeout_s=0) == ([], 4)
+        other.events_after(2, timeout_s=0)
+    assert other.events_after(6, timeout_s=0) == ([], 6)
+
+
+def test_events_that_the_ring_has_lost_are_made_again_from_the_history() -> None:
+    machine = StoreMachine()
+    ops: list[Op] = [
+        Write("a", b"1"),
+        Write("d/f", b"1", parents=True),
+        Move("a", "d/g"),
+        Touch("d/f", 5),
+        Delete("d", recursive=True),
+    ]
+    ops += [Mkdir("priv/lock/x", parents=True), Touch("priv/lock/x"), Touch("priv/lock/x")]
+    for index, op in enumerate(ops, start=1):
+        machine.apply(index, entry(op))
+    told, _index = machine.events_after(0, timeout_s=0)
+    other = StoreMachine()
+    other.restore(machine.view.index, machine.snapshot()())
+    # Of a lock's renewals the last is enough: it is the state that counts.
+    assert other.events_after(0, timeout_s=0) == ([batch for batch in told if batch.index != 7], 8)
+    assert other.events_after(3, timeout_s=0)[0] == [batch for batch in told if batch.index in (4, 5, 6, 8)]
 
 
 def test_a_lease_ages_from_its_apply_here_and_starts_anew_after_a_restore() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import stat
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from clusterfs import seed
-from clusterfs.client import HistoryGone, StoreClient, SyncStoreClient
+from clusterfs import seed, snapshot
+from clusterfs.client import StoreClient, SyncStoreClient
 from clusterfs.daemon import Daemon, Places
 from clusterfs.machine import StoreMachine
 from clusterfs.server import Server
 from clusterfs.services import store as store_service
+from clusterfs.settings import Settings
 from kvorum import errors
 from kvorum.node import Identity, Pki, save_identity
 from kvorum.v1 import replica_pb2, store_pb2
@@ -257,10 +258,39 @@ async def test_a_watch_misses_nothing_and_starts_with_a_bookmark(node: Node) -> 
 async def test_a_watch_of_forgotten_changes_is_told_so(node: Node) -> None:
     await node.activate()
     machine = node.daemon.running.machine
-    machine.restore(machine.view.index + 10, machine.snapshot()())
-    with pytest.raises(HistoryGone):
+    await node.client.write("a", b"")
+    bounds = Settings(history_changes=0)
+    state = replace(machine.state, history=machine.state.history.trimmed(bounds, 0))
+    machine.restore(machine.view.index + 10, snapshot.encode(state))
+    with pytest.raises(errors.HistoryGone) as caught:
         async for _answer in node.client.watch(from_index=1):
             pass
+    assert caught.value.oldest_index == state.history.since > 1
+
+
+async def test_a_watch_goes_on_after_a_restart(node: Node) -> None:
+    await node.activate()
+    start = (await node.client.list()).applied_index
+    await node.client.write("a", b"1")
+    await node.client.write("d/b", b"", parents=True)
+    await node.client.move("a", "c")
+    await node.client.delete("d", recursive=True)
+    machine = node.daemon.running.machine
+    machine.restore(machine.view.index, machine.snapshot()())
+    seen = []
+    async with asyncio.timeout(20):
+        async for answer in node.client.watch(from_index=start):
+            seen.append((answer.index - start, answer.WhichOneof("change")))
+            if answer.deleted:
+                break
+    assert seen == [
+        (0, "bookmark"),
+        (1, "written"),
+        (2, "written"),
+        (2, "written"),
+        (3, "moved"),
+        (4, "deleted"),
+    ]
 
 
 async def test_watches_cannot_starve_writes(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
