@@ -69,6 +69,11 @@ def make_node_directories(root: Directory, name: str, number: int, context: Cont
     return Change(root, Done(index, f"nodes/{name}", is_directory=True, number=number), (*events, MembersChanged()))
 
 
+def enter_witness(root: Directory, number: int, *, index: int) -> Change:
+    """A member that has no place in the tree."""
+    return Change(root, Done(index, number=number), (MembersChanged(),))
+
+
 def retire_node_directory(root: Directory, name: str, *, index: int, now_s: int, number: int) -> Change:
     """A removed member's directory: kept while guests are in it, for they must still be moved; else archived, or gone
     when there is nothing in it but empty directories."""

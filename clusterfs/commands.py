@@ -87,6 +87,7 @@ class MemberPut(_Op, frozen=True, tag="member_put"):
     name: str
     address: str
     number: int = 0
+    witness: bool = False
 
 
 class MemberRemove(_Op, frozen=True, tag="member_remove"):

@@ -21,6 +21,7 @@ from clusterfs.membership import Member
 from clusterfs.proposer import Author
 from clusterfs.running import Running
 from clusterfs.seed import Seed
+from clusterfs.voting import Promote, next_step
 from kvorum.errors import InvalidInput, KvorumError, NoQuorum, NotFound, OutcomeUnknown, Refused
 from kvorum.node import MOUNT, STATE, Identity, Pki, load_identity
 
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 FIRST_MEMBER_S = 15.0
 # Kept back of a join's deadline, to find out what became of it and to undo it.
 UNDO_S = 8.0
+POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ class Daemon:
             )
         return self._running
 
-    def activate(self, members: Sequence[Member], cluster_name: str) -> None:
+    def activate(self, members: Sequence[Member], cluster_name: str, *, epoch: int = 0) -> None:
         """Returns when the replica runs and is mounted; as the first member, when it can be written to as well."""
         with self._mutex:
             identity = load_identity(self._places.identity)
@@ -123,7 +125,7 @@ class Daemon:
             is_first = len(members) == 1
             if is_first and members[0].uid != identity.uid:
                 raise InvalidInput("the first member of a cluster is this node", field="members")
-            seed = Seed(cluster_name=cluster_name, members=list(members), joining=not is_first)
+            seed = Seed(cluster_name=cluster_name, members=list(members), joining=not is_first, epoch=epoch)
             seeds.save(seed, self._places.clusterfs)
             try:
                 running = self._start(identity, seed)
@@ -147,19 +149,23 @@ class Daemon:
         return archive
 
     def add_member(self, member: Member, author: Author, *, deadline_s: float) -> Member:
-        """Enters the node, waits until it is connected, and lets it vote; undone when that fails."""
+        """Enters the node, makes it a learner, and waits until it has the log and, if it is to vote, its vote; undone when that
+        fails. The leader goes on by itself with what is only half done (`tending`), so nothing depends on this caller."""
         running = self.running
         reserve_s = min(UNDO_S, deadline_s / 2)
         end = time.monotonic() + deadline_s - reserve_s
         was_there = member.uid in running.machine.state.members
         done = running.proposer.execute(
-            MemberPut(member.uid, member.name, member.address, member.number), author, deadline_s=deadline_s
+            MemberPut(member.uid, member.name, member.address, member.number, member.witness),
+            author,
+            deadline_s=deadline_s,
         )
         try:
             running.replica.allow_peer(member.uid, member.address)
             if member.uid not in running.replica.status().members:
                 left = max(1.0, end - time.monotonic())
-                running.replica.add_member(member.uid, member.address, deadline_s=left)
+                running.replica.add_learner(member.uid, member.address, deadline_s=left)
+            _wait_for_vote(running, member.uid, end=end)
         except NoQuorum as error:
             self._undo_member(running, member, was_there=was_there)
             raise running.proposer.no_quorum() from error
@@ -174,10 +180,11 @@ class Daemon:
         """Takes a node out of consensus and out of the state. A second call finishes what a first one left."""
         running = self.running
         is_member = uid in running.machine.state.members
-        is_voter = uid in running.replica.status().members
-        if not is_member and not is_voter:
+        status = running.replica.status()
+        is_known = uid in status.hosts
+        if not is_member and not is_known:
             raise NotFound(f"no member has the uid {uid}")
-        if is_voter and len(running.replica.status().members) == 1:
+        if uid in status.members and len(status.members) == 1:
             raise Refused("the last node cannot be removed", remedy="run 'kvorum cluster leave' on it")
 
         def forget() -> None:
@@ -185,7 +192,7 @@ class Daemon:
                 running.proposer.execute(MemberRemove(uid), author, deadline_s=deadline_s)
 
         def outvote() -> None:
-            if is_voter:
+            if is_known:
                 try:
                     running.replica.remove_member(uid, deadline_s=deadline_s)
                 except NoQuorum as error:
@@ -233,6 +240,10 @@ class Daemon:
         if was_there:
             return
         try:
+            running.replica.remove_member(member.uid, deadline_s=UNDO_S / 2)
+        except KvorumError as error:
+            log.warning("%s stays a learner for a while: %s", member.name, error)
+        try:
             running.proposer.execute(
                 MemberRemove(member.uid),
                 Author("root@pam", "cluster", "the node could not join"),
@@ -240,6 +251,17 @@ class Daemon:
             )
         except KvorumError as error:
             log.error("%s stays entered: %s", member.name, error)
+
+
+def _wait_for_vote(running: Running, uid: str, *, end: float) -> None:
+    """Whoever joins may be relied on when it has joined: two voters and one that is about to vote have no spare one."""
+    while time.monotonic() < end:
+        status = running.replica.status()
+        others = [known for known in status.learners if known == uid]
+        step = next_step(running.machine.state.members, status.hosts, status.members, others)
+        if uid in status.members or not isinstance(step, Promote):
+            return
+        time.sleep(POLL_S)
 
 
 def _wait_for_first_member(running: Running) -> None:

@@ -1,6 +1,7 @@
 """Members and leases of the replicated state: pure rules, one function a kind.
 
-A member is a UUID; name, address and number are its attributes, and a number is never used twice. A lease says that a node may
+A member is a UUID; name, address and number are its attributes, and neither UUID nor number is used twice: who was removed
+stays known, so that its certificate is worth nothing for ever. A lease says that a node may
 run guests under HA: it is acquired under a new incarnation, renewed, and fenced for ever by whoever saw it grow too old. The
 fence is guarded by what the fencer saw, so that a leader which slept cannot fence a node that has renewed meanwhile.
 How old a lease is, is not in here: each replica measures that on its own boot-time clock (`clusterfs.machine`).
@@ -25,6 +26,16 @@ class Member(msgspec.Struct, frozen=True):
     name: str
     address: str
     number: int
+    # Votes and keeps the log, mounts nothing and runs no guests.
+    witness: bool = False
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """Who was a member; `index` is that of the removal."""
+
+    name: str
+    number: int
+    index: int
 
 
 class Lease(msgspec.Struct, frozen=True):
@@ -37,9 +48,11 @@ class Lease(msgspec.Struct, frozen=True):
 
 Leases = Mapping[str, Lease]
 Members = Mapping[str, Member]
+# Of so many is remembered that they were removed; whoever is no member is turned away in any case.
+MAX_REMOVED = 1000
 
 
-def put(members: Members, op: MemberPut, next_number: int) -> Member | Refusal:
+def put(members: Members, removed: Mapping[str, Removed], op: MemberPut, next_number: int) -> Member | Refusal:
     """The member as it will be: new under the next free number, or known with another address."""
     try:
         parse_node_uid(op.uid)
@@ -48,6 +61,8 @@ def put(members: Members, op: MemberPut, next_number: int) -> Member | Refusal:
         return Refusal(Code.invalid, error.message)
     if not op.address:
         return Refusal(Code.invalid, "a member has an address")
+    if op.uid in removed:
+        return Refusal(Code.exists, f"{op.uid} was removed as {removed[op.uid].name}: join it anew, under a new UUID")
     known = members.get(op.uid)
     if known is not None:
         if known.name != op.name or op.number not in (0, known.number):
@@ -61,7 +76,15 @@ def put(members: Members, op: MemberPut, next_number: int) -> Member | Refusal:
         return Refusal(Code.exists, f"the node number {number} has been used")
     if number > MAX_NUMBER:
         return Refusal(Code.invalid, f"a node number is at most {MAX_NUMBER}")
-    return Member(op.uid, op.name, op.address, number)
+    return Member(op.uid, op.name, op.address, number, op.witness)
+
+
+def remembered(removed: Mapping[str, Removed], member: Member, index: int) -> Mapping[str, Removed]:
+    """With one more, and without those that are too many."""
+    after = {**removed, member.uid: Removed(member.name, member.number, index)}
+    while len(after) > MAX_REMOVED:
+        del after[min(after, key=lambda uid: (after[uid].index, uid))]
+    return after
 
 
 def lease(

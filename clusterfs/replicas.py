@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 from clusterfs.consensus import ReplicaStatus
 from clusterfs.machine import StoreMachine
 from clusterfs.raft import Address, Replica, TlsFiles
+from clusterfs.raft.membership import Change
 from kvorum.node import RAFT_PORT, Identity, Pki
 
 
@@ -30,6 +32,18 @@ class RaftReplica:
     def add_member(self, uid: str, host: str, *, deadline_s: float) -> None:
         self._replica.add_member(uid, Address(host, RAFT_PORT), deadline_s=deadline_s)
 
+    def add_learner(self, uid: str, host: str, *, deadline_s: float) -> None:
+        self._replica.add_learner(uid, Address(host, RAFT_PORT), deadline_s=deadline_s)
+
+    def move_member(self, uid: str, host: str, *, deadline_s: float) -> None:
+        self._replica.move_member(uid, Address(host, RAFT_PORT), deadline_s=deadline_s)
+
+    def suggest(self, op: Literal["add", "learn", "move", "remove"], uid: str, host: str) -> None:
+        self._replica.suggest(Change(op, uid, host, RAFT_PORT if host else 0))
+
+    def hand_over(self) -> None:
+        self._replica.hand_over()
+
     def remove_member(self, uid: str, *, deadline_s: float) -> None:
         self._replica.remove_member(uid, deadline_s=deadline_s)
 
@@ -47,7 +61,14 @@ class RaftReplica:
 
 
 def make_replica(
-    *, identity: Identity, members: Mapping[str, str], directory: Path, machine: StoreMachine, pki: Pki, joining: bool
+    *,
+    identity: Identity,
+    members: Mapping[str, str],
+    directory: Path,
+    machine: StoreMachine,
+    pki: Pki,
+    joining: bool,
+    epoch: int,
 ) -> RaftReplica:
     """Implements `clusterfs.consensus.ReplicaFactory`."""
     return RaftReplica(
@@ -60,5 +81,6 @@ def make_replica(
             bind=Address(identity.address, RAFT_PORT),
             stamp=machine.stamp,
             joining=joining,
+            epoch=epoch,
         )
     )

@@ -23,6 +23,7 @@ from clusterfs.mounting import Mounted, group_id
 from clusterfs.proposer import Author, Proposer, Quorum
 from clusterfs.seed import Seed
 from clusterfs.state import State
+from clusterfs.tending import Tending
 from kvorum.errors import KvorumError
 from kvorum.node import Identity, Pki
 
@@ -59,6 +60,7 @@ class Running:
             machine=self.machine,
             pki=pki,
             joining=seed.joining,
+            epoch=seed.epoch,
         )
         self.proposer = Proposer(
             replica=self.replica,
@@ -70,6 +72,7 @@ class Running:
         self._mounted: Mounted | None = None
         self.gossip = Gossip(uid=identity.uid, name=identity.name, send=self.replica.whisper)
         self._computed = Computed(node_name=identity.name, machine=self.machine, gossip=self.gossip, cluster=self)
+        self._tending = Tending(self.replica, uid=identity.uid)
         self._stopping = threading.Event()
         self._chores = threading.Thread(target=self._work, name="chores", daemon=True)
         self._members_seen = -1
@@ -83,7 +86,8 @@ class Running:
     def start(self) -> None:
         self.replica.start()
         try:
-            self._mount()
+            if not self.identity.witness:
+                self._mount()
         except KvorumError:
             self.replica.stop()
             raise
@@ -121,7 +125,8 @@ class Running:
         return sorted(known, key=lambda member: member.number)
 
     def online(self) -> dict[str, bool]:
-        return {**self.replica.status().members, self.identity.uid: True}
+        status = self.replica.status()
+        return {**status.learners, **status.members, self.identity.uid: True}
 
     def _mount(self) -> None:
         store = Store(
@@ -174,19 +179,22 @@ class Running:
             self._members_seen = view.members_version
         if not self.seed.joining and status.is_quorate and not view.state.members and len(self.seed.members) == 1:
             self._enter_first_member()
+        self._tending.round(view.state, status)
         self._rounds += 1
-        if self._rounds % MOUNT_ROUNDS == 0 and not self.is_mounted and not self._stopping.is_set():
+        is_due = self._rounds % MOUNT_ROUNDS == 0 and not self.identity.witness and not self._stopping.is_set()
+        if is_due and not self.is_mounted:
             log.warning("%s is not mounted: mounting it again", self._mountpoint)
             self._mount()
 
     def _learn_members(self, state: State) -> None:
-        voters = self.replica.status().members
+        known = self.replica.status().hosts
         for uid, member in state.members.items():
-            if uid != self.identity.uid and uid not in voters:
+            if uid != self.identity.uid and uid not in known:
                 self.replica.allow_peer(uid, member.address)
         if self.identity.uid in state.members:
             ordered = sorted(state.members.values(), key=lambda member: member.number)
-            seed = Seed(cluster_name=self.seed.cluster_name, members=ordered, joining=False)
+            epoch = max(self.seed.epoch, self.replica.status().epoch)
+            seed = Seed(cluster_name=self.seed.cluster_name, members=ordered, joining=False, epoch=epoch)
             if seed != self.seed:
                 seeds.save(seed, self._directory)
                 self.seed = seed
@@ -194,7 +202,7 @@ class Running:
     def _enter_first_member(self) -> None:
         (member,) = self.seed.members
         self.proposer.execute(
-            MemberPut(member.uid, member.name, member.address, member.number),
+            MemberPut(member.uid, member.name, member.address, member.number, member.witness),
             Author("root@pam", "cluster", "first member"),
             deadline_s=5.0,
         )

@@ -17,6 +17,8 @@ class Seed(msgspec.Struct, frozen=True, kw_only=True):
     cluster_name: str
     members: list[Member]
     joining: bool
+    # Of the cluster, as far as it was heard: a replica that starts without a log listens to no lower one.
+    epoch: int = 0
 
 
 def load(directory: Path) -> Seed | None:

@@ -15,7 +15,7 @@ from sys import intern
 import msgspec
 
 from clusterfs.history import History, Kind, Record
-from clusterfs.membership import Lease, Member
+from clusterfs.membership import Lease, Member, Removed
 from clusterfs.outcomes import Done, Refusal
 from clusterfs.settings import DEFAULT, Settings
 from clusterfs.state import ClientMemory, State
@@ -50,6 +50,7 @@ class _Head(msgspec.Struct, frozen=True, tag="head", forbid_unknown_fields=True)
     clients: list[_Memory]
     settings: Settings = DEFAULT
     history_since: int = -1
+    removed: list[tuple[str, Removed]] = []
 
 
 class _Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -268,6 +269,7 @@ def _head(state: State) -> _Head:
         members_version=state.members_version,
         members=[state.members[uid] for uid in sorted(state.members)],
         leases=[(uid, state.leases[uid]) for uid in sorted(state.leases)],
+        removed=sorted(state.removed.items(), key=lambda item: item[0]),
         clients=[
             _Memory(client, memory.floor, memory.last_index, sorted(memory.results.items(), key=lambda item: item[0]))
             for client, memory in sorted(state.clients.items())
@@ -282,6 +284,7 @@ def _state(head: _Head, root: Directory, records: list[Record]) -> State:
         root=root,
         members={member.uid: member for member in head.members},
         leases=dict(head.leases),
+        removed=dict(head.removed),
         clients={
             memory.client: ClientMemory(dict(memory.results), memory.floor, memory.last_index)
             for memory in head.clients

@@ -27,7 +27,7 @@ from clusterfs.commands import (
     Write,
 )
 from clusterfs.history import History, recorded
-from clusterfs.membership import Lease, Member
+from clusterfs.membership import Lease, Member, Removed
 from clusterfs.outcomes import Code, Event, Refusal, Result
 from clusterfs.settings import DEFAULT, Settings
 from clusterfs.tree import EMPTY, Directory
@@ -51,6 +51,8 @@ class ClientMemory:
 class State:
     root: Directory = EMPTY
     members: Mapping[str, Member] = field(default_factory=dict)
+    # Who was a member once: never again under the same UUID.
+    removed: Mapping[str, Removed] = field(default_factory=dict)
     leases: Mapping[str, Lease] = field(default_factory=dict)
     clients: Mapping[str, ClientMemory] = field(default_factory=dict)
     # Unix time of the latest command, ms.
@@ -123,10 +125,15 @@ def _context(state: State, envelope: Envelope, index: int) -> changes.Context:
 
 
 def _put_member(state: State, op: MemberPut, context: changes.Context) -> Step:
-    outcome = membership.put(state.members, op, state.next_number)
+    # Entries of version 1 were written before anybody remembered who was removed.
+    removed = {} if context.every_write_counts else state.removed
+    outcome = membership.put(state.members, removed, op, state.next_number)
     if isinstance(outcome, Refusal):
         return state, outcome, ()
-    change = changes.make_node_directories(state.root, outcome.name, outcome.number, context)
+    if outcome.witness:
+        change = changes.enter_witness(state.root, outcome.number, index=context.index)
+    else:
+        change = changes.make_node_directories(state.root, outcome.name, outcome.number, context)
     if isinstance(change.result, Refusal):
         return state, change.result, ()
     state = replace(
@@ -150,6 +157,7 @@ def _remove_member(state: State, op: MemberRemove, index: int) -> Step:
         state,
         root=change.root,
         members={uid: other for uid, other in state.members.items() if uid != op.uid},
+        removed=membership.remembered(state.removed, member, index),
         leases={uid: lease for uid, lease in state.leases.items() if uid != op.uid},
         members_version=index,
     )

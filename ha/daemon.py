@@ -83,6 +83,8 @@ class Rounds:
         self._wake.set()
 
     async def _round(self, group: asyncio.TaskGroup) -> None:
+        if self._identity.witness:
+            return  # has no guests, and leads only until another node can
         try:
             reading = await read_store(self._store)
             # A replica that has just started shows the past until it has caught up: decide nothing on it.

@@ -109,6 +109,7 @@ def manager_view(
             lrm=_lrm_status(reading, member.name, complaints),
         )
         for member in reading.replica.members
+        if not member.witness  # runs no guests, so nothing is placed there
     }
     status = parse_manager_status(reading.content(MANAGER_STATUS))
     holders = [service.node for service in status.service_status.values()]

@@ -40,6 +40,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     # IP address on the cluster network.
     address: str
     cluster_name: str
+    # Votes and keeps the log, and nothing else: no mount, no guests.
+    witness: bool = False
 
     @property
     def node_uid(self) -> NodeUid:

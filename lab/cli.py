@@ -42,16 +42,18 @@ def lab(context: click.Context, name: str) -> None:
 @click.option("--nodes", default=3, show_default=True, type=click.IntRange(1, 32), help="How many.")
 @click.option("--join/--no-join", default=True, help="Form a cluster of them.")
 @click.option("--images/--no-images", default=True, help="Build the test guests and put them in the storages.")
+@click.option("--witness", is_flag=True, help="The last node joins as a witness.")
 @click.pass_obj
-def up(lab: Lab, nodes: int, join: bool, images: bool) -> None:
+def up(lab: Lab, nodes: int, join: bool, images: bool, witness: bool) -> None:
     """Power on a lab of fresh nodes and form a cluster.
 
     \b
     Examples:
       kvorum lab up --nodes 5
       kvorum lab --name second up --no-join
+      kvorum lab up --nodes 3 --witness
     """
-    lab.up(nodes, join=join, images=images, progress=click.echo)
+    lab.up(nodes, join=join, images=images, witness=witness, progress=click.echo)
 
 
 @lab.command()

@@ -88,8 +88,17 @@ class Lab:
 
     # Life
 
-    def up(self, nodes: int = 3, *, join: bool = True, images: bool = True, progress: Progress | None = None) -> None:
-        """Power on `nodes` nodes, form a cluster of them (`join`) and put the test guests' images in place (`images`).
+    def up(
+        self,
+        nodes: int = 3,
+        *,
+        join: bool = True,
+        images: bool = True,
+        witness: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        """Power on `nodes` nodes, form a cluster of them (`join`), the last one a witness if wanted, and put the test guests'
+        images in place (`images`).
 
         What a half-made or crashed lab of the same name left is cleaned up first. Raises AlreadyExists when it is up.
         """
@@ -114,7 +123,7 @@ class Lab:
                 provide.provide(self.layout, nodes, say)
                 say("guest images are in place")
             if join:
-                forming.form(self.nodes, say)
+                forming.form(self.nodes, say, witness=witness)
             self._write_state(LabState(nodes=nodes, is_whole=True))
 
     def down(self) -> None:

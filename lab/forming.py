@@ -12,8 +12,8 @@ _STORAGE_CFG = "/etc/kvorum/storage.cfg"
 _TOKEN = re.compile(r"\bkv1\.\S+")
 
 
-def form(nodes: Sequence[Node], say: Callable[[str], None]) -> None:
-    """Raises the error of the step that failed, named; the nodes stay up for a look."""
+def form(nodes: Sequence[Node], say: Callable[[str], None], *, witness: bool = False) -> None:
+    """`witness`: the last node joins as one. Raises the error of the step that failed, named; the nodes stay up for a look."""
     first, *others = nodes
     for node in nodes:
         node.wait_ready(["clusterfs", "agent"])
@@ -23,7 +23,8 @@ def form(nodes: Sequence[Node], say: Callable[[str], None]) -> None:
     for node in others:
         token = find_token(_kvorum(first, "cluster", "token"))
         # By standard input, as the command advises: arguments show in process lists.
-        _kvorum(node, "cluster", "join", first.address, "-", stdin=token)
+        role = ["--witness"] if witness and node is nodes[-1] else []
+        _kvorum(node, "cluster", "join", *role, first.address, "-", stdin=token)
         say(f"{node.name} joined")
     add_shared_storage(first)
     say(f"storage 'shared' is {SHARED}")

@@ -66,7 +66,7 @@ async def make_token(core: Core, *, ttl_s: int, author: str) -> join_token.JoinT
 
 
 async def admit(
-    core: Core, *, token_id: str, name: str, address: str, uid: str, request: bytes
+    core: Core, *, token_id: str, name: str, address: str, uid: str, request: bytes, witness: bool = False
 ) -> tuple[bytes, bytes, View]:
     """The new node's certificate, the CA's, and the members so far; the vote follows in the background.
 
@@ -93,7 +93,7 @@ async def admit(
     except BaseException:
         await _release(core, name)
         raise
-    member = replica_pb2.Member(uid=uid, name=name, address=address)
+    member = replica_pb2.Member(uid=uid, name=name, address=address, witness=witness)
     core.background.start(f"admission of {name}", _see_through(core, member))
     log.info("node %s (%s, %s): admitted by join token %s", name, address, uid, token_id)
     return certificate, ca.certificate, view

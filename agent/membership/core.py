@@ -85,11 +85,11 @@ class Core:
     def node_name(self, wanted: str) -> NodeName:
         return parse_node_name(wanted or self.host_name(), field="node_name")
 
-    async def activate(self, identity: Identity, members: list[replica_pb2.Member]) -> None:
+    async def activate(self, identity: Identity, members: list[replica_pb2.Member], *, epoch: int = 0) -> None:
         """Put the identity in force on disk and have clusterfs start its replica."""
         await self._put_aside()  # what an earlier cluster has left, when clusterfs was down as the node left it
         save_identity(identity, self.paths.identity)
-        request = replica_pb2.ActivateReplicaRequest(members=members, cluster_name=identity.cluster_name)
+        request = replica_pb2.ActivateReplicaRequest(members=members, cluster_name=identity.cluster_name, epoch=epoch)
         await self.clusterfs.ask(self.clusterfs.replica.ActivateReplica, request, timeout_s=ACTIVATE_TIMEOUT_S)
 
     async def retire(self) -> None:

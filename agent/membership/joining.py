@@ -64,7 +64,9 @@ class Door:
     source: str
 
 
-async def join_cluster(core: Core, *, address: str, token_text: str, local_address: str, node_name: str) -> None:
+async def join_cluster(
+    core: Core, *, address: str, token_text: str, local_address: str, node_name: str, witness: bool = False
+) -> None:
     """Raises InvalidInput, Refused, PermissionDenied, AlreadyExists, Unreachable...; on any error the node is as before."""
     core.require_no_cluster()
     core.require_idle()
@@ -85,21 +87,24 @@ async def join_cluster(core: Core, *, address: str, token_text: str, local_addre
             address=local_address,
             certificate_signing_request=make_request(key, name).decode(),
             uid=uid,
+            witness=witness,
         )
         answer = await _admitted(door, token, ca, request)
         certificate = answer.certificate.encode()
         if not is_issued_by(certificate, ca):
             raise wrong_authority(address)
-        identity = Identity(uid=uid, name=name, address=local_address, cluster_name=answer.cluster_name)
+        identity = Identity(
+            uid=uid, name=name, address=local_address, cluster_name=answer.cluster_name, witness=witness
+        )
         undo.add("identity, keys and replica", core.retire)
         undo.add("membership", lambda: _withdraw(door, name, ca, certificate, key_to_pem(key)))
         key_files.install(core.paths.pki, ca=ca, certificate=certificate, key=key_to_pem(key))
-        await core.activate(identity, [_member_of(node) for node in answer.nodes])
+        await core.activate(identity, [_member_of(node) for node in answer.nodes], epoch=answer.epoch)
         # The member that admits us calls back before it is content, so listen before the vote.
         await core.presence.open(identity)
         undo.add("the TLS listener", core.presence.close)
         await core.wait_until(
-            lambda view: view.is_ready and view.is_quorate and view.by_uid(uid) is not None,
+            lambda view: view.is_ready and view.is_quorate and view.is_settled(uid),
             timeout_s=READY_TIMEOUT_S,
             what="this node did not become a member that has caught up",
         )
@@ -204,4 +209,5 @@ async def _withdraw(door: Door, name: str, ca: bytes, certificate: bytes, key: b
 
 
 def _member_of(node: cluster_pb2.Node) -> replica_pb2.Member:
-    return replica_pb2.Member(uid=node.uid, name=node.name.removeprefix("nodes/"), address=node.address)
+    name = node.name.removeprefix("nodes/")
+    return replica_pb2.Member(uid=node.uid, name=name, address=node.address, witness=node.witness)

@@ -132,8 +132,8 @@ async def _is_out(core: Core) -> bool:
 
 
 async def _tidy(core: Core, name: str, *, author: str) -> None:
-    """The directory of a node that owns nothing is of no use to anybody."""
-    request = store_pb2.DeleteEntryRequest(path=f"nodes/{name}", recursive=True, reason="node removed")
+    """The store has archived the node's directory. What came there since is empty, or else somebody's: that stays."""
+    request = store_pb2.DeleteEntryRequest(path=f"nodes/{name}", reason="node removed")
     try:
         await core.clusterfs.ask(core.clusterfs.store.DeleteEntry, request, author=author)
     except NotFound:

@@ -44,6 +44,8 @@ class ClusterStatus:
             nodes=nodes,
             missing_nodes=[node_resource(name) for name in view.missing],
             version=__version__,
+            epoch=view.epoch,
+            failure=view.failure,
         )
 
     async def nodes(self, view: View, caller: Caller) -> list[cluster_pb2.Node]:
@@ -67,7 +69,8 @@ class ClusterStatus:
             state=online,
             leader=member.uid == view.leader_uid,
             local=is_local,
-            voter=True,
+            voter=member.is_voter,
+            witness=member.is_witness,
             acceleration=self._core.acceleration() if is_local else self._acceleration.get(member.uid, ""),
         )
 

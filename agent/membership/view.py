@@ -18,6 +18,8 @@ REFRESH_S = 1.0
 # A call is judged by a view of at most this age: how long a removed node's certificate can still count.
 MAX_AGE_S = 1.5
 STATUS_TIMEOUT_S = 2.0
+# From so many voters on, an odd number of them is enough.
+MIN_VOTERS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class Member:
     address: str
     is_connected: bool
     number: int = 0
+    is_voter: bool = True
+    is_witness: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,16 @@ class View:
     term: int = 0
     applied_index: int = 0
     members: tuple[Member, ...] = ()
+    epoch: int = 0
+    # The higher epoch of the cluster, which goes on without this replica; and why the replica stopped, if it did.
+    superseded_by: int = 0
+    failure: str = ""
+
+    def is_settled(self, uid: str) -> bool:
+        """Whether that member is in, and votes or need not."""
+        member = self.by_uid(uid)
+        voters = sum(other.is_voter for other in self.members)
+        return member is not None and (member.is_voter or (voters >= MIN_VOTERS and voters % 2 == 1))
 
     @property
     def names(self) -> dict[str, str]:
@@ -122,6 +136,8 @@ def view_of(status: replica_pb2.GetReplicaStatusResponse) -> View:
             address=member.address,
             is_connected=member.connected,
             number=member.number,
+            is_voter=member.voter,
+            is_witness=member.witness,
         )
         for member in status.members
     ]
@@ -134,6 +150,9 @@ def view_of(status: replica_pb2.GetReplicaStatusResponse) -> View:
         leader_uid=status.leader_uid,
         term=status.term,
         applied_index=status.applied_index,
+        epoch=status.epoch,
+        superseded_by=status.superseded_by,
+        failure=status.failure,
         members=tuple(sorted(members, key=lambda member: member.name)),
     )
 

@@ -47,6 +47,7 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
             token_text=request.token,
             local_address=request.local_address,
             node_name=request.node_name,
+            witness=request.witness,
         )
         return pb.JoinClusterResponse(node=self._local_node())
 
@@ -58,13 +59,17 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
             address=request.address,
             uid=request.uid,
             request=request.certificate_signing_request.encode(),
+            witness=request.witness,
         )
-        new = pb.Node(name=f"nodes/{request.node_name}", uid=request.uid, address=request.address, voter=True)
+        new = pb.Node(
+            name=f"nodes/{request.node_name}", uid=request.uid, address=request.address, witness=request.witness
+        )
         return pb.AdmitNodeResponse(
             cluster_name=self._core.require_identity().cluster_name,
             certificate=certificate.decode(),
             ca_certificate=ca.decode(),
             nodes=[*(self._status.node(view, member.name) for member in view.members), new],
+            epoch=view.epoch,
         )
 
     async def LeaveCluster(self, request: pb.LeaveClusterRequest, context: object) -> pb.LeaveClusterResponse:

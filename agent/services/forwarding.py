@@ -45,6 +45,13 @@ class Forwarding:
             by = caller.via or caller.name
             raise Refused(f"{subject} is not on {self.node} (asked by {by})", remedy="try again: it has just moved")
 
+    def require_guests_here(self) -> None:
+        """Raises Refused on a witness."""
+        if self._context.require_identity().witness:
+            raise Refused(
+                f"node {self.node} is a witness and runs no guests", remedy="name another node, see 'kvorum node list'"
+            )
+
     async def call(
         self, node: str, stub: Callable[[Any], Any], method: str, request: Any, *, timeout_s: float = CALL_TIMEOUT_S
     ) -> Any:

@@ -93,6 +93,7 @@ class GuestService(guest_pb2_grpc.GuestServiceServicer):
             self._forwarding.require_first_hop(f"node {node}")
             answer: pb.CreateGuestResponse = await self._forwarding.call(node, Stub, "CreateGuest", request)
             return answer
+        self._forwarding.require_guests_here()
         vmid = parse_vmid(request.vmid)
         kind = next((kind for kind, value in KINDS.items() if value == request.kind), None)
         if kind is None:

@@ -33,7 +33,7 @@ from agent.publishing import INTERVAL_S, Meter, Publisher
 from agent.storage.storages import PATH as STORAGE_CFG
 from agent.storage.storages import Storages
 from ha import lease_state
-from kvorum.errors import InvalidInput, KvorumError, NotFound, Unreachable
+from kvorum.errors import InvalidInput, KvorumError, NotFound, Refused, Unreachable
 from kvorum.ids import NodeName, NodeUid, Volid
 from kvorum.v1 import replica_pb2
 
@@ -129,7 +129,10 @@ class GuestRoom:
         """Raises at once what can be seen at once, so that no task is begun in vain."""
         wish = MigrationWish(file.vmid, target, with_local_disks, bandwidth_limit, restart)
         plan_migration(file, (await self.host.observe(file)).state, wish, await self.host.storages())
-        if not (await self._member(target)).connected:
+        member = await self._member(target)
+        if member.witness:
+            raise Refused(f"node {target} is a witness and runs no guests", remedy="name another node")
+        if not member.connected:
             raise Unreachable(f"node {target} is offline", remedy="see 'kvorum node list'")
         return wish
 

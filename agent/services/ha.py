@@ -72,7 +72,7 @@ class HaService(ha_pb2_grpc.HaServiceServicer):
         status = await self._manager_status()
         leases = await self._store.list_leases()
         members = (await self._store.status()).members
-        names = {member.uid: member.name for member in members}
+        names = {member.uid: member.name for member in members if not member.witness}
         held = [lease for lease in leases.leases if lease.uid in names]
         ages = {names[lease.uid]: lease.age_seconds for lease in held if not lease.resting}
         special = {

@@ -112,7 +112,7 @@ class MembershipChanges(Replication):
             return "this change to be committed" if is_made else "another change to be committed"
         if is_made:
             # Whoever lets a newcomer in wants to know that it has come.
-            return self._lag(change.uid) if change.op == "learn" and change.uid != self.uid else ""
+            return self._lag(change.uid) if change.op == "learn" and change.uid in now.learners else ""
         if self.uid not in after.voters:
             return HAND_OVER if len(now.voters) > 1 else "another voter: the last one stays"
         if change.uid in after.voters and change.uid not in now.voters and (lag := self._lag(change.uid)):

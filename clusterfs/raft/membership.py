@@ -17,16 +17,16 @@ import msgspec
 from .values import Address
 
 Members = Mapping[str, Address]
-Operation = Literal["add", "learn", "move", "remove"]
+Operation = Literal["add", "learn", "demote", "move", "remove"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True):
-    """One membership entry. "add" makes a voter and "learn" a learner, of a newcomer or of a member, at that address; "move"
-    changes the address alone; "recover" leaves one voter, with everybody else as a learner, under a new epoch. It is
-    written by `recovery` only, never asked for."""
+    """One membership entry. "add" makes a voter of anybody, "learn" a learner of a newcomer, "demote" takes a vote, "move"
+    changes an address; "recover" leaves one voter, with everybody else as a learner, under a new epoch: it is written by
+    `recovery` only, never asked for."""
 
-    op: Literal["add", "learn", "move", "remove", "recover"]
+    op: Literal["add", "learn", "demote", "move", "remove", "recover"]
     uid: str
     host: str = ""
     port: int = 0
@@ -63,7 +63,10 @@ def changed(before: Configuration, change: Change) -> Configuration:
         case "add":
             return replace(before, voters={**before.voters, uid: address}, learners=learners)
         case "learn":
-            return replace(before, voters=voters, learners={**before.learners, uid: address})
+            return before if uid in before.voters else replace(before, learners={**before.learners, uid: address})
+        case "demote":
+            known = before.everybody.get(uid)
+            return replace(before, voters=voters, learners={**learners, uid: known}) if known is not None else before
         case "move":
             if uid in before.voters:
                 return replace(before, voters={**before.voters, uid: address})

@@ -43,7 +43,7 @@ _HAND_OVER_S = 0.5
 _SNAPSHOT_REST_S = 0.001
 # Certainly not in the log: the command may be sent again without any thought.
 _NOT_DONE = (FAIL_REASON.MISSING_LEADER, FAIL_REASON.NOT_LEADER, FAIL_REASON.DISCARDED, FAIL_REASON.QUEUE_FULL)
-_DONE = {"add": "added", "learn": "added", "move": "moved", "remove": "removed", "recover": "recovered"}
+_DONE = {"add": "added", "learn": "added", "demote": "demoted", "move": "moved", "remove": "removed"}
 
 
 class Outcome:
@@ -401,7 +401,7 @@ class Replica:
         self._change(Change("add", uid, address.host, address.port), deadline_s)
 
     def add_learner(self, uid: str, address: Address, *, deadline_s: float) -> None:
-        """Make a node a member without a vote, and wait until it is connected and has the log. Takes a voter's vote.
+        """Make a node a member without a vote, and wait until it is connected and has the log. A voter stays one.
 
         Raises as `add_member`; what a Timeout waited for may then still be a member.
         """
@@ -414,6 +414,18 @@ class Replica:
         if uid not in consensus.configurations.whole.everybody:
             raise NotFound(f"no member has the uid {uid}")
         self._change(Change("move", uid, address.host, address.port), deadline_s)
+
+    def suggest(self, change: Change) -> None:
+        """Ask for a change once and wait for nothing; the leader forgets about it when it cannot be made within a second."""
+        consensus = self._consensus
+        assert consensus is not None, "the replica is not started"
+        consensus.call_soon(lambda: consensus.want_change(change))
+
+    def hand_over(self) -> None:
+        """If this node leads, the most caught-up voter shall. Best effort, returns at once."""
+        consensus = self._consensus
+        assert consensus is not None, "the replica is not started"
+        consensus.call_soon(consensus.hand_over)
 
     def remove_member(self, uid: str, *, deadline_s: float) -> None:
         """Take a node's vote; may be this one. A leader hands over first. Raises as `add_member`, Refused for the last member."""
@@ -432,7 +444,8 @@ class Replica:
         while True:
             applied = consensus.applied_configuration()
             is_made = membership.changed(applied, change) == applied and bool(applied.voters)
-            if is_made and (change.op != "learn" or consensus.change_progress.get(change.uid) == ""):
+            is_waited_for = change.op == "learn" and change.uid not in applied.voters
+            if is_made and not (is_waited_for and consensus.change_progress.get(change.uid) != ""):
                 return
             self._require_quorum(consensus)
             consensus.call_soon(lambda: consensus.want_change(change))

@@ -130,6 +130,10 @@ class Status:
     # The higher epoch because of which the replica stopped; 0 when it did not.
     superseded_by: int = 0
 
+    @property
+    def hosts(self) -> Mapping[str, str]:
+        return {uid: address.host for uid, address in self.addresses.items()}
+
 
 class StateMachine(Protocol):
     def apply(self, index: int, entry: bytes) -> object:

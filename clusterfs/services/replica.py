@@ -22,7 +22,8 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
     def ActivateReplica(
         self, request: replica_pb2.ActivateReplicaRequest, _context: grpc.ServicerContext
     ) -> replica_pb2.ActivateReplicaResponse:
-        self._daemon.activate([_member(message) for message in request.members], request.cluster_name)
+        members = [_member(message) for message in request.members]
+        self._daemon.activate(members, request.cluster_name, epoch=request.epoch)
         return replica_pb2.ActivateReplicaResponse()
 
     @answering
@@ -47,11 +48,17 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
             term=status.term,
             commit_index=status.commit_index,
             applied_index=status.applied_index,
-            members=[_message(member, is_connected=online.get(member.uid, False)) for member in running.members()],
+            members=[
+                _message(member, is_connected=online.get(member.uid, False), is_voter=member.uid in status.members)
+                for member in running.members()
+            ],
             self_uid=running.identity.uid,
             cluster_name=running.seed.cluster_name,
             mounted=running.is_mounted,
             ready=status.caught_up,
+            epoch=status.epoch,
+            superseded_by=status.superseded_by,
+            failure=status.failure or "",
         )
 
     @answering
@@ -59,7 +66,8 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
         self, request: replica_pb2.AddMemberRequest, context: grpc.ServicerContext
     ) -> replica_pb2.AddMemberResponse:
         member = self._daemon.add_member(_member(request.member), author(context), deadline_s=deadline(context, JOIN_S))
-        return replica_pb2.AddMemberResponse(member=_message(member, is_connected=True))
+        is_voter = member.uid in self._daemon.running.replica.status().members
+        return replica_pb2.AddMemberResponse(member=_message(member, is_connected=True, is_voter=is_voter))
 
     @answering
     def RemoveMember(
@@ -136,10 +144,17 @@ def _member(message: replica_pb2.Member) -> Member:
         name=parse_node_name(message.name, field="name"),
         address=message.address,
         number=message.number,
+        witness=message.witness,
     )
 
 
-def _message(member: Member, *, is_connected: bool) -> replica_pb2.Member:
+def _message(member: Member, *, is_connected: bool, is_voter: bool) -> replica_pb2.Member:
     return replica_pb2.Member(
-        uid=member.uid, name=member.name, address=member.address, connected=is_connected, number=member.number
+        uid=member.uid,
+        name=member.name,
+        address=member.address,
+        connected=is_connected,
+        number=member.number,
+        voter=is_voter,
+        witness=member.witness,
     )

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import rich_click as click
 
@@ -69,21 +70,28 @@ def token(session: Session, ttl_s: int, output: str) -> None:
 @click.argument("token")
 @click.option("--address", "local_address", default="", help="IP address of this node on the cluster network.")
 @click.option("--name", "node_name", default="", help="Name to join under. Default: the host name.")
+@click.option("--witness", is_flag=True, help="Vote and keep the log, but mount nothing and run no guests.")
 @output_option
 @click.pass_obj
-def join(session: Session, address: str, token: str, local_address: str, node_name: str, output: str) -> None:
+def join(
+    session: Session, address: str, token: str, local_address: str, node_name: str, witness: bool, output: str
+) -> None:
     """Let this node join the cluster that ADDRESS belongs to.
 
-    TOKEN may be - to read it from standard input, so that it does not show in the process list.
+    TOKEN may be - to read it from standard input, so that it does not show in the process list. A small third machine
+    that joins as a witness makes a quorum of two nodes and itself.
 
     \b
     Examples:
       kvorum cluster join 192.168.1.10 TOKEN
+      kvorum cluster join --witness 192.168.1.10 TOKEN
       kvorum cluster join n1 - < token.txt
     """
     if token == "-":  # noqa: S105
         token = sys.stdin.read().strip()
-    node = session.client.cluster.join(address, token, local_address=local_address, node_name=node_name)
+    node = session.client.cluster.join(
+        address, token, local_address=local_address, node_name=node_name, witness=witness
+    )
     if output == "json":
         print_json(node)
     else:
@@ -183,7 +191,12 @@ def node_row(node: object) -> dict[str, object]:
         "name": short(fields["name"]) + (" *" if fields["local"] else ""),
         "address": fields["address"],
         "state": fields["state"].removeprefix("NODE_STATE_").lower(),
-        "role": "leader" if fields["leader"] else "voter" if fields["voter"] else "",
+        "role": _role(fields),
         "acceleration": fields["acceleration"],
         "uid": fields["uid"],
     }
+
+
+def _role(fields: dict[str, Any]) -> str:
+    role = "leader" if fields["leader"] else "voter" if fields["voter"] else "learner"
+    return f"witness ({role})" if fields["witness"] else role

@@ -31,8 +31,12 @@ class ClusterApi:
         )
         return response
 
-    def join(self, address: str, token: str, *, local_address: str = "", node_name: str = "") -> pb.Node:
-        request = pb.JoinClusterRequest(address=address, token=token, local_address=local_address, node_name=node_name)
+    def join(
+        self, address: str, token: str, *, local_address: str = "", node_name: str = "", witness: bool = False
+    ) -> pb.Node:
+        request = pb.JoinClusterRequest(
+            address=address, token=token, local_address=local_address, node_name=node_name, witness=witness
+        )
         response: pb.JoinClusterResponse = self._call(self._stub.JoinCluster, request, timeout_s=MEMBERSHIP_TIMEOUT_S)
         return response.node
 

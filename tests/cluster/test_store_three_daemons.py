@@ -16,6 +16,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -56,7 +57,7 @@ class Ca:
             .sign(self._key, hashes.SHA256())
         )
         pem = serialization.Encoding.PEM
-        pki.directory.mkdir(parents=True)
+        pki.directory.mkdir(parents=True, exist_ok=True)
         pki.ca.write_bytes(self.certificate.public_bytes(pem))
         pki.certificate.write_bytes(certificate.public_bytes(pem))
         pki.key.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
@@ -78,12 +79,17 @@ class Ca:
 class Node:
     def __init__(self, directory: Path, ca: Ca, name: str, address: str) -> None:
         self.identity = Identity(uid=str(uuid.uuid4()), name=name, address=address, cluster_name="test")
+        self.ca = ca
         self.directory = directory / name
         self.mount = self.directory / "mnt"
-        save_identity(self.identity, self.directory / "state/node.json")
-        ca.issue(Pki(self.directory / "state/pki"), self.identity)
+        self.take(self.identity)
         self.client = StoreClient(self.directory / "run/clusterfs.sock")
         self.process: subprocess.Popen[bytes] | None = None
+
+    def take(self, identity: Identity) -> None:
+        self.identity = identity
+        save_identity(identity, self.directory / "state/node.json")
+        self.ca.issue(Pki(self.directory / "state/pki"), identity)
 
     @property
     def member(self) -> replica_pb2.Member:
@@ -310,6 +316,9 @@ async def test_a_member_that_is_removed_leaves_and_a_name_can_come_back(nodes: l
     archive = Path(await three.client.retire())
     assert archive.is_dir()
     assert await asyncio.to_thread(os.listdir, three.mount) == []
+    with pytest.raises(errors.AlreadyExists, match="was removed"):
+        await one.client.add_member(three.member, deadline_s=5.0)
+    three.take(msgspec.structs.replace(three.identity, uid=str(uuid.uuid4())))
     await join(one, three, nodes)
     members = {member.name: member.number for member in (await three.client.status()).members}
     assert members == {"n1": 1, "n2": 2, "n3": 4}

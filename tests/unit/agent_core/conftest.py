@@ -101,6 +101,7 @@ class FakeClusterfs(store_pb2_grpc.StoreServiceServicer, replica_pb2_grpc.Replic
             copy = replica_pb2.Member()
             copy.CopyFrom(member)
             copy.connected = member.uid in self.store.running
+            copy.voter = True
             members.append(copy)
         return replica_pb2.GetReplicaStatusResponse(
             active=True,

@@ -34,6 +34,11 @@ class FakeStatus:
     missing: list[str]
     caught_up: bool = True
     failure: str | None = None
+    learners: Mapping[str, bool] = field(default_factory=dict)
+    ready_learners: tuple[str, ...] = ()
+    hosts: Mapping[str, str] = field(default_factory=dict)
+    epoch: int = 0
+    superseded_by: int = 0
 
 
 @dataclass
@@ -78,7 +83,9 @@ class FakeReplica:
     def status(self) -> FakeStatus:
         members = {self.uid: True, **dict.fromkeys(self.peers, self.is_quorate)}
         missing = [] if self.is_quorate else list(self.peers)
-        return FakeStatus("leader", self.uid, 1, self.index, self.index, members, self.is_quorate, missing)
+        hosts = {uid: member.address for uid, member in self.machine.state.members.items() if uid in members}
+        counts = (1, self.index, self.index)
+        return FakeStatus("leader", self.uid, *counts, members, self.is_quorate, missing, hosts=hosts)
 
 
 @dataclass

@@ -66,7 +66,9 @@ def replica_factory(fake: type[Any], groups: list[Group]) -> Any:
         def allow_peer(self, uid: str, host: str) -> None:
             self.group.allowed.append(f"{uid}@{host}")
 
-        def add_member(self, uid: str, host: str, *, deadline_s: float) -> None:
+        def suggest(self, op: str, uid: str, host: str) -> None: ...
+
+        def add_learner(self, uid: str, host: str, *, deadline_s: float) -> None:
             if self.group.cannot_add:
                 raise errors.Unreachable(f"{host} does not answer")
             self.peers += (uid,)
@@ -82,6 +84,7 @@ def replica_factory(fake: type[Any], groups: list[Group]) -> Any:
         machine: StoreMachine,
         pki: Pki,
         joining: bool,
+        epoch: int,
     ) -> Any:
         assert identity.uid in members
         replica = Grouped(machine, uid=identity.uid)
@@ -314,12 +317,15 @@ async def test_members_come_and_go_and_a_failed_join_is_undone(node: Node) -> No
     assert [member.name for member in (await node.client.status()).members] == ["n1"]
     assert not (node.places.mount / "nodes/n2").exists()
     node.group.cannot_add = False
-    added = await node.client.add_member(OTHER)
+    with pytest.raises(errors.AlreadyExists, match="was removed"):
+        await node.client.add_member(OTHER)
+    anew = replica_pb2.Member(uid=N2.replace("2", "4"), name="n2", address="127.0.0.2")
+    added = await node.client.add_member(anew)
     assert (added.name, added.number) == ("n2", 3)
-    assert f"{N2}@127.0.0.2" in node.group.allowed
+    assert f"{anew.uid}@127.0.0.2" in node.group.allowed
     with pytest.raises(errors.AlreadyExists):
         await node.client.add_member(replica_pb2.Member(uid=N2.replace("2", "3"), name="n2", address="127.0.0.3"))
-    await node.client.remove_member(N2)
+    await node.client.remove_member(anew.uid)
     assert not (node.places.mount / "nodes/n2").exists()
     assert node.group.replica.peers == ()
 

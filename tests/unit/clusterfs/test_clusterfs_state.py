@@ -28,6 +28,7 @@ from clusterfs.tree import Directory, File, lookup
 
 N1 = "11111111-1111-4111-8111-111111111111"
 N2 = "22222222-2222-4222-8222-222222222222"
+N3 = "33333333-3333-4333-8333-333333333333"
 
 
 class Story:
@@ -248,7 +249,7 @@ def test_a_member_gets_its_directories_and_a_number_that_is_never_used_again(sto
     story.must(MemberRemove(N2))
     assert any(isinstance(event, MembersChanged) for event in story.events)
     assert not story.has("nodes/n2")
-    assert story.must(MemberPut(N2, "n2", "10.0.0.2")).number == 3
+    assert story.must(MemberPut(N3, "n2", "10.0.0.2")).number == 3
     assert story.refused(MemberPut(N2.replace("2", "4"), "n4", "10.0.0.4", 2)) == Code.exists
 
 
@@ -269,6 +270,21 @@ def test_members_that_cannot_be(story: Story, op: Op, code: Code) -> None:
     assert story.refused(op) == code
 
 
+def test_a_witness_is_a_member_without_a_place_in_the_tree(story: Story) -> None:
+    assert story.must(MemberPut(N3, "w1", "10.0.0.9", witness=True)).number == 3
+    assert story.state.members[N3].witness
+    assert not story.has("nodes/w1")
+    assert story.events == (MembersChanged(),)
+
+
+def test_who_was_removed_does_not_come_back_under_the_same_uuid(story: Story) -> None:
+    """Its certificate carries the UUID: this is what revokes it, on every node and for ever."""
+    story.must(MemberRemove(N2))
+    assert story.state.removed[N2].name == "n2"
+    assert story.refused(MemberPut(N2, "n2", "10.0.0.2")) is Code.exists
+    assert story.refused(MemberPut(N2, "other", "10.0.0.3")) is Code.exists
+
+
 def test_a_members_address_can_change(story: Story) -> None:
     story.must(MemberPut(N2, "n2", "10.0.0.9"))
     assert story.state.members[N2].address == "10.0.0.9"
@@ -280,7 +296,7 @@ def test_a_removed_members_files_are_archived_and_its_guests_stay_to_be_moved(st
     assert story.file("nodes-archive/n2.2/priv/key").content == b"k"
     assert not story.has("nodes/n2")
     assert not story.has("nodes-archive/n2.2/lxc")
-    story.must(MemberPut(N2, "n2", "10.0.0.2"), Write("nodes/n2/lxc/100.conf", b"x"), MemberRemove(N2))
+    story.must(MemberPut(N3, "n2", "10.0.0.2"), Write("nodes/n2/lxc/100.conf", b"x"), MemberRemove(N3))
     assert story.file("nodes/n2/lxc/100.conf").content == b"x"
     story.must(Move("nodes/n2/lxc/100.conf", "nodes/n1/lxc/100.conf"))
 

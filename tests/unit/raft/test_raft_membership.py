@@ -31,7 +31,9 @@ def of(**members: Address) -> dict[str, Address]:
         (Change("add", "c", C.host, 1), Configuration(of(a=A, c=C), of(b=B))),
         (Change("add", "b", B.host, 1), Configuration(of(a=A, b=B), {})),
         (Change("learn", "c", C.host, 1), Configuration(of(a=A), of(b=B, c=C))),
-        (Change("learn", "a", A.host, 1), Configuration({}, of(a=A, b=B))),
+        (Change("learn", "a", C.host, 1), Configuration(of(a=A), of(b=B))),
+        (Change("demote", "a"), Configuration({}, of(a=A, b=B))),
+        (Change("demote", "x"), Configuration(of(a=A), of(b=B))),
         (Change("move", "a", C.host, 1), Configuration(of(a=C), of(b=B))),
         (Change("move", "b", C.host, 1), Configuration(of(a=A), of(b=C))),
         (Change("move", "x", C.host, 1), Configuration(of(a=A), of(b=B))),
@@ -195,7 +197,7 @@ def test_a_demoted_leader_hands_over_and_follows(leading: Leading) -> None:
     sim = leading.sim
     leader = sim.leader()
     assert leader is not None
-    assert leading.ask(Change("learn", leader, leader, 1), seconds=10.0) == ""
+    assert leading.ask(Change("demote", leader), seconds=10.0) == ""
     assert leader not in sim.members()
     consensus = sim.nodes[leader].consensus
     assert consensus is not None

@@ -1,0 +1,73 @@
+"""The leader's chore with the members: takes `voting`'s steps, one at a time, each of which may be repeated by anybody.
+
+Whoever lets a node in or takes one out does it at once and in its own order; what differs only for a moment is left to it. What
+still differs after a while was left by somebody who died in the middle, and is finished here.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+from clusterfs import voting
+from clusterfs.consensus import Replica, ReplicaStatus
+from clusterfs.membership import Member
+from clusterfs.state import State
+from clusterfs.voting import Learn, Move, Promote
+
+log = logging.getLogger(__name__)
+
+# How long a difference is somebody else's business.
+PATIENCE_S = 10.0
+
+
+class Tending:
+    def __init__(self, replica: Replica, *, uid: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._replica = replica
+        self._uid = uid
+        self._now = clock
+        self._since: dict[voting.Step, float] = {}
+
+    def round(self, state: State, status: ReplicaStatus) -> None:
+        """Does nothing anywhere but on a leader with a quorum."""
+        if status.role != "leader" or not status.is_quorate or not status.caught_up:
+            self._since.clear()
+            return
+        if self._hands_over(state, status):
+            return
+        step = voting.next_step(state.members, status.hosts, status.members, status.ready_learners)
+        if step is None:
+            self._since.clear()
+            return
+        began = self._since.setdefault(step, self._now())
+        self._since = {step: began}
+        if isinstance(step, Promote | Move) or self._now() - began > PATIENCE_S:
+            self._take(step, state)
+
+    def _hands_over(self, state: State, status: ReplicaStatus) -> bool:
+        """A witness leads only for as long as it must: the leader's node has HA's manager, and a witness has none."""
+        me = state.members.get(self._uid)
+        others = [
+            uid
+            for uid, is_up in status.members.items()
+            if is_up and uid != self._uid and uid in state.members and not state.members[uid].witness
+        ]
+        if me is None or not me.witness or not others:
+            return False
+        log.info("this witness hands leadership over")
+        self._replica.hand_over()
+        return True
+
+    def _take(self, step: voting.Step, state: State) -> None:
+        """Asks and does not wait: the next round sees what became of it. Whoever waited for one change could ask on for it after
+        it was made and another had taken it back."""
+        member: Member | None = state.members.get(step.uid)
+        match step:
+            case Promote() if member is not None:
+                log.info("%s shall vote", member.name)
+                self._replica.suggest("add", member.uid, member.address)
+            case Learn() if member is not None:
+                self._replica.suggest("learn", member.uid, member.address)
+            case Move() if member is not None:
+                self._replica.suggest("move", member.uid, member.address)
+            case _:
+                self._replica.suggest("remove", step.uid, "")
