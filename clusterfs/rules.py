@@ -24,7 +24,8 @@ LOCKS: Parts = ("priv", "lock")
 ARCHIVE = "nodes-archive"
 
 SPECIAL_FILES = (".version", ".members", ".vmlist", ".clusterlog", ".rrd", ".debug")
-LINKS = ("local", "qemu-server", "lxc")
+# `openvz` leads nowhere, but tools of old know the name, and no file may take it.
+LINKS = ("local", "qemu-server", "lxc", "openvz")
 RESERVED = frozenset((*SPECIAL_FILES, *LINKS))
 
 GUEST_TYPES = {"qemu-server": "qemu", "lxc": "lxc"}

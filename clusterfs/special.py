@@ -149,7 +149,7 @@ def rrd(records: Sequence[tuple[str, bytes]]) -> bytes:
 def links(node_name: str) -> dict[str, str]:
     """The links at the top, by name, with their targets; they exist even when the target does not."""
     home = f"nodes/{node_name}"
-    return {"local": home, "qemu-server": f"{home}/qemu-server", "lxc": f"{home}/lxc"}
+    return {name: home if name == "local" else f"{home}/{name}" for name in rules.LINKS}
 
 
 def _store(name: str, counters: Mapping[str, int]) -> str:

@@ -144,4 +144,9 @@ def test_rrd_is_a_line_for_each_record() -> None:
 
 
 def test_links_point_to_this_nodes_directories() -> None:
-    assert special.links("n1") == {"local": "nodes/n1", "qemu-server": "nodes/n1/qemu-server", "lxc": "nodes/n1/lxc"}
+    assert special.links("n1") == {
+        "local": "nodes/n1",
+        "qemu-server": "nodes/n1/qemu-server",
+        "lxc": "nodes/n1/lxc",
+        "openvz": "nodes/n1/openvz",
+    }
