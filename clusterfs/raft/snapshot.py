@@ -128,11 +128,16 @@ class SnapshotStore:
 
     def chunks(self) -> Iterator[bytes]:
         """What the state machine made of the current snapshot, which has been verified."""
-        with contextlib.closing(self.open()) as file:
-            reader = _Reader(file, self._files.path / NAME)
-            reader.header()
-            while chunk := reader.chunk():
-                yield chunk
+        return chunks_in(self._files, NAME)
+
+
+def chunks_in(files: Files, name: str) -> Iterator[bytes]:
+    """What the state machine made of a snapshot that has been verified."""
+    with contextlib.closing(files.open(name)) as file:
+        reader = _Reader(file, files.path / name)
+        reader.header()
+        while chunk := reader.chunk():
+            yield chunk
 
 
 def incoming_name(index: int, term: int, size: int) -> str:

@@ -1,6 +1,7 @@
 """`kvorum store`: the replicated configuration files, from anywhere."""
 
 import sys
+from importlib.metadata import entry_points
 
 import rich_click as click
 
@@ -9,8 +10,24 @@ from kvorum.cli.output import local_time, output_option, print_json, print_table
 from kvorum.cli.session import Session
 from kvorum.cli.store_status import cluster_log, status
 
+_MORE = "kvorum.store_commands"
 
-@click.group()
+
+class _Store(click.RichGroup):
+    """Has verbs of another room as well, which it finds by name: those for a node whose daemon is stopped."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *sorted(point.name for point in entry_points(group=_MORE))]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if (found := super().get_command(ctx, cmd_name)) is not None:
+            return found
+        command = next((point.load() for point in entry_points(group=_MORE) if point.name == cmd_name), None)
+        assert command is None or isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_Store)
 def store() -> None:
     """The replicated configuration files (on a node: /etc/kvorum).
 
@@ -23,6 +40,7 @@ def store() -> None:
       kvorum store restore storage.cfg@1042
       kvorum store status n1
       kvorum store clusterlog --follow
+      kvorum store verify                   on a node whose kvorum-clusterfs is stopped
     """
 
 
