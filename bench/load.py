@@ -73,13 +73,13 @@ class Watched:
 
 
 @contextlib.contextmanager
-def watched(calls: Sequence[Callable[[int], object]]) -> Iterator[Watched]:
-    """A thread for each, which calls again when the answer is there, until the block ends."""
+def watched(calls: Sequence[Callable[[int], object]], *, pause_s: float = 0.0) -> Iterator[Watched]:
+    """A thread for each, which calls again when the answer is there (after a pause), until the block ends."""
     found, stopping = Watched([[] for _ in calls]), threading.Event()
 
     def work(call: Callable[[int], object], ended: list[tuple[float, float]]) -> None:
         number = 0
-        while not stopping.is_set():
+        while not stopping.wait(pause_s):
             begin = time.monotonic()
             try:
                 call(number)

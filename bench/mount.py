@@ -17,7 +17,9 @@ from bench.run import Broken, Run
 SOURCE = Path(__file__).parent / "mountloop.c"
 TMPFS = Path("/dev/shm")  # noqa: S108 - a tmpfs is what is wanted
 NAME = "bench-mount"
-READS, WRITES, BIGS, LOOKS, CHUNKED = 2000, 60, 8, 100, 3
+READS, WRITES, BIGS, LOOKS = 2000, 60, 8, 100
+# Enough a round that segments of the log, which are laid out ahead in one piece, count with their share.
+CHUNKED = 10
 CHUNKED_BYTES = 500_000
 DEADLINE_S = 120.0
 
@@ -132,7 +134,7 @@ def _write(seen: Seen, operation: str, name: str, bar_ms: float, pmxcfs: str) ->
 
 
 def _chunked(seen: Seen) -> Row:
-    factor = median(seen.chunked)
+    factor = sum(seen.chunked) / len(seen.chunked)
     return Row(
         group="mount",
         name="mount: 500 KB in writes of 512 B: to disk, worst node",

@@ -20,6 +20,8 @@ class Run:
 
     directory: Path
     rounds: int = 5
+    # How long `calm` watches.
+    minutes: float = 30.0
     begin: float = field(default_factory=time.monotonic)
 
     def say(self, text: str) -> None:

@@ -18,7 +18,7 @@ from types import FrameType
 
 import click
 
-from bench import bulk, commit, failover, idle, mount, stalls
+from bench import bulk, calm, commit, failover, idle, mount, stalls
 from bench.rows import Row, as_json, table
 from bench.run import Group, Run
 
@@ -29,13 +29,21 @@ GROUPS: dict[str, Group] = {
     "bulk": bulk.rows,
     "idle": idle.rows,
     "mount": mount.rows,
+    "calm": calm.rows,
 }
+ON_DEMAND = {"calm"}
 RESULTS = Path(__file__).parent / "results"
 
 
 @click.command()
-@click.option("--only", default=",".join(GROUPS), show_default=True, help="Which groups of rows, by commas.")
+@click.option(
+    "--only",
+    default=",".join(name for name in GROUPS if name not in ON_DEMAND),
+    show_default=True,
+    help="Which groups of rows, by commas; calm (half an hour on a crowded machine) only on demand.",
+)
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Pairs of bursts.")
+@click.option("--minutes", type=click.FloatRange(min=0.5), default=30.0, show_default=True, help="Of calm.")
 @click.option(
     "--directory",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
@@ -44,7 +52,7 @@ RESULTS = Path(__file__).parent / "results"
     help="On the disk to measure on.",
 )
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Where the figures go [bench/results/].")
-def main(only: str, rounds: int, directory: Path, json_file: Path | None) -> None:
+def main(only: str, rounds: int, minutes: float, directory: Path, json_file: Path | None) -> None:
     """Measure the store against its bars and etcd. Needs root, FUSE and etcd."""
     unknown = set(names := only.split(",")) - set(GROUPS)
     if unknown:
@@ -53,7 +61,7 @@ def main(only: str, rounds: int, directory: Path, json_file: Path | None) -> Non
     begin = datetime.datetime.now(datetime.UTC)
     loads = [os.getloadavg()[0]]
     place = Path(tempfile.mkdtemp(prefix="kvorum-bench-", dir=directory))
-    run = Run(place, rounds=rounds)
+    run = Run(place, rounds=rounds, minutes=minutes)
     found: list[Row] = []
     broken: list[str] = []
     try:
