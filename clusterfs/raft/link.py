@@ -118,6 +118,9 @@ class Link:
             self.flush(now)
         except LinkFailed:
             raise
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+            is_up = self.stage is Stage.up
+            raise LinkFailed("closed by the peer", is_refusal=not is_up, is_close=is_up) from error
         except ssl.SSLError as error:
             raise LinkFailed(f"TLS: {error.reason or error}", is_refusal=self.stage is not Stage.up) from error
         except (ConnectionResetError, BrokenPipeError) as error:

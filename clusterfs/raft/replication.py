@@ -223,6 +223,7 @@ class Replication(Elections):
             self._SyncObj__raftLeader = node
             self._fail_absent()
             log.info("%s: follows %s in term %d", self.uid, node.id, message.term)
+        self._forsaken_by = None
         self._beat_at = self._now()
         self._quorum_at = self._beat_at - message.quorum_age_s
         self._SyncObj__leaderCommitIndex = message.commit_index
