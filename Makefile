@@ -29,8 +29,16 @@ dev: $(STAMP)/dev ## the whole set-up
 
 proto: $(STAMP)/proto ## generate kvorum/v1 from proto/
 
-sim: $(STAMP)/dev ## HA under virtual time: make sim SEEDS=1000
+sim: $(STAMP)/dev ## the store's consensus under virtual time and every fault: make sim SEEDS=500, make sim SEED=123 STEPS=5000
+	$(BIN)/python tests/sim/raft/run.py $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) \
+	    --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0)
+
+sim-ha: $(STAMP)/dev ## HA under virtual time: make sim-ha SEEDS=1000
 	$(BIN)/python -m ha.sim --seeds $(or $(SEEDS),200)
+
+test-store: $(STAMP)/dev ## every test of the store, to the simulation and three real daemons
+	$(BIN)/python -m pytest tests/unit/raft tests/unit/clusterfs tests/property tests/stock tests/sim/raft \
+	    tests/cluster/test_store_three_daemons.py $(ARGS)
 
 bench: $(STAMP)/dev ## measure against peers
 	$(BIN)/python -m bench

@@ -94,6 +94,7 @@ class Core(SyncObj):  # type: ignore[misc]
         # When a majority was last proven to follow the leader, and when that leader last spoke.
         self._quorum_at = self._beat_at = float("-inf")
         self._is_due = False
+        self._is_unsettled = False
         self.point = self._reconcile()
         self.configurations = self._configurations_of_log()
         conf = SyncObjConf(
@@ -233,6 +234,10 @@ class Core(SyncObj):  # type: ignore[misc]
             sources.append(self._introduced[1])
         if self._is_outside:
             sources.append(self._hints)
+        # Whom an entry removes that is not committed may yet turn out to be the leader that takes that entry back.
+        self._is_unsettled = self.configurations.changed_at > self.raftCommitIndex
+        if self._is_unsettled:
+            sources.append(self.configurations.at(self.raftCommitIndex).everybody)
         uids = {uid for source in sources for uid in source} - {self.uid}
         self.exchange.set_peers(
             {
@@ -247,7 +252,7 @@ class Core(SyncObj):  # type: ignore[misc]
         over = [uid for uid, (_, until) in self._farewells.items() if until < now]
         for uid in over:
             del self._farewells[uid]
-        if over:
+        if over or (self._is_unsettled and self.configurations.changed_at <= self.raftCommitIndex):
             self._update_peers()
 
     def _make_learner(self, node: Node) -> None:

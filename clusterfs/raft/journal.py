@@ -225,6 +225,9 @@ class FileLog(Log):
         self._batch = self._end = 0
         self._written = records.Tail()
         self._failure: OSError | None = None
+        # A name may have been seen that a killed process had not made durable: what is built on it now would be lost with it at
+        # the next power loss.
+        files.sync()
         try:
             self._spare.drop()
             if segments.is_there(files):

@@ -1,6 +1,7 @@
 """Replicas under virtual time: the real consensus code with a clock, a network and a disk that the test owns.
 
-One seed decides everything. A crash loses what was not synced; the network loses, doubles, delays and reorders.
+One seed decides everything. The network loses, doubles, delays and reorders; disks forget what was not synced; clocks differ.
+What strikes when is the caller's business (`tests/sim/raft`); what may never be is looked at in each step (`sim_checks`).
 """
 
 import heapq
@@ -13,68 +14,60 @@ import pysyncobj.syncobj
 import pytest
 from pysyncobj import FAIL_REASON
 from pysyncobj.node import Node
+from sim_checks import Checks, Durable, Violation, require
+from sim_disk import SimDisk, SimFiles
 
 from clusterfs.raft import membership
 from clusterfs.raft.consensus import Command, Consensus
 from clusterfs.raft.core import LEADER, MEMBERSHIP, REGULAR, Surroundings
-from clusterfs.raft.entries import Entries
 from clusterfs.raft.exchange import Exchange, Outgoing
-from clusterfs.raft.files import LocalFile, LocalFiles
-from clusterfs.raft.journal import Log
+from clusterfs.raft.files import Files
+from clusterfs.raft.journal import FileLog
 from clusterfs.raft.membership import Change
-from clusterfs.raft.messages import AnyMessage, Entry, Forward, Forwarded, decode, encode
-from clusterfs.raft.records import Record
+from clusterfs.raft.messages import AnyMessage, Forward, Forwarded, decode, encode
+from clusterfs.raft.reads import Read
 from clusterfs.raft.snapshot import SnapshotStore
 from clusterfs.raft.values import Address, Options
+from kvorum.errors import DiskFull
 
 STEP_S = 0.02
 QUICK = Options(
     compact_entries=40, keep_entries=10, snapshot_chunk_bytes=200, snapshot_window_bytes=600, batch_entries=16
 )
+# A link on which nothing comes through in one direction is given up, as the real transport does.
+LINK_TIMEOUT_S = 3.0
 
 
-class Crash(Exception):
-    """The node's power fails here."""
+class Crash(BaseException):
+    """The node's process ends here. No Exception, for nobody may catch it."""
 
 
-@dataclass
-class Disk:
-    """What survives: the log as it was at the last sync."""
+class SimLog(FileLog):
+    """The real log, whose additions and syncs are looked at."""
 
-    entries: list[Entry] = field(default_factory=lambda: [(b"\x01", 0, 0)])
-    term: int = 0
-    voted_for: str | None = None
-    commit_index: int = 0
+    def __init__(self, files: Files, sim: "Sim", node: "SimNode") -> None:
+        self._sim, self._node = sim, node
+        super().__init__(
+            files,
+            uid=node.uid,
+            segment_bytes=sim.segment_bytes,
+            memory_bytes=sim.memory_bytes,
+            spawn=lambda work: sim.spawn(node.uid, work),
+        )
+        sim.checks.boots(node.uid, node.durable, self)
+        self._note()
 
-
-class SimLog(Log):
-    def __init__(self, disk: Disk, fate: Callable[[], str]) -> None:
-        _, index, term = disk.entries[0]
-        super().__init__(Entries(index=index, term=term))
-        for command, _, its_term in disk.entries[1:]:
-            self._entries.append(command, its_term)
-        self._disk, self._fate = disk, fate
-        self._term, self._voted_for = disk.term, disk.voted_for
-        self._commit_index = self._stored_commit_index = disk.commit_index
-        self._is_dirty = False
-
-    def _record(self, record: Record) -> None:
-        self._is_dirty = True
+    def add(self, command: bytes, idx: int, term: int) -> None:
+        super().add(command, idx, term)
+        self._sim.checks.added(self._node.uid, self, command, idx, term)
 
     def sync(self) -> None:
-        if self._is_dirty:
-            self._rewrite()
+        super().sync()
+        self._note()
 
-    def _rewrite(self) -> None:
-        fate = self._fate()
-        if fate == "before":
-            raise Crash
-        self._disk.entries = list(self[:])
-        self._disk.term, self._disk.voted_for = self._term, self._voted_for
-        self._disk.commit_index = self._commit_index
-        self._is_dirty = False
-        if fate == "after":
-            raise Crash
+    def _note(self) -> None:
+        terms = [self._entries._base_term, *self._entries._terms]
+        self._node.durable = Durable(self.base_index, terms, self._term, self._voted_for)
 
 
 class SimExchange(Exchange):
@@ -90,8 +83,11 @@ class SimExchange(Exchange):
         if uid not in self.up:
             return False
         payload = encode(message)
-        self.sent.append((uid, decode(payload)))
-        self._sim.carry(self.uid, uid, payload)
+        decoded = decode(payload)
+        if self._sim.keeps_sent:
+            self.sent.append((uid, decoded))
+        self._sim.checks.sends(self.uid, uid, decoded, self._sim.nodes[self.uid].durable)
+        self._sim.carry(self.uid, uid, payload, decoded)
         return True
 
     def set_peers(self, peers: Mapping[str, Sequence[Address]]) -> None:
@@ -106,7 +102,7 @@ class SimExchange(Exchange):
     def wake(self) -> None: ...
 
     def receive(self, uid: str, message: AnyMessage) -> None:
-        self.heard[uid] = self._sim.now
+        self.heard[uid] = self._sim.clock_of(self.uid)
         self._onMessageReceived(Node(uid), message)
 
     def link(self, uid: str, *, up: bool) -> None:
@@ -114,7 +110,7 @@ class SimExchange(Exchange):
             return
         if up:
             self.up.add(uid)
-            self.heard[uid] = self._sim.now
+            self.heard[uid] = self._sim.clock_of(self.uid)
             self._onNodeConnected(Node(uid))
         else:
             self.up.discard(uid)
@@ -122,75 +118,114 @@ class SimExchange(Exchange):
 
 
 class SimMachine:
-    """Checks at each entry that all replicas apply the same."""
+    """Keeps what was applied, in order, and its digest. `bad` raises, as a faulty machine would."""
 
-    def __init__(self, sim: "Sim") -> None:
-        self._sim = sim
+    def __init__(self, sim: "Sim", uid: str) -> None:
+        self._sim, self._uid = sim, uid
         self.entries: list[tuple[int, str]] = []
+        self.digest = b""
 
     def apply(self, index: int, entry: bytes) -> object:
         text = entry.decode()
         if text == "bad":
             raise ValueError("a faulty machine")
-        assert not self.entries or self.entries[-1][0] < index, "an entry is applied twice"
-        assert self._sim.history.setdefault(index, text) == text, f"entry {index} differs"
+        require(not self.entries or self.entries[-1][0] < index, f"{self._uid} applies entry {index} twice")
+        self.digest = self._sim.checks.applies(self._uid, index, text, self.digest)
         self.entries.append((index, text))
         return index
 
     def snapshot(self) -> Callable[[], Iterable[bytes]]:
-        entries = list(self.entries)
-        return lambda: [f"{index} {text}".encode() for index, text in entries]
+        entries, digest = list(self.entries), self.digest
+        return lambda: [digest.hex().encode(), *(f"{index} {text}".encode() for index, text in entries)]
 
     def restore(self, index: int, chunks: Iterable[bytes]) -> None:
-        pairs = [chunk.decode().split(" ", 1) for chunk in chunks]
+        digest, *rest = (chunk.decode() for chunk in chunks) if (chunks := list(chunks)) else ("",)
+        pairs = [line.split(" ", 1) for line in rest]
         self.entries = [(int(at), text) for at, text in pairs]
-        assert all(self._sim.history[at] == text for at, text in self.entries)
+        self.digest = bytes.fromhex(digest)
+        if self.entries:
+            at = self.entries[-1][0]
+            require(self._sim.checks.digests[at] == self.digest, f"{self._uid} restores another history up to {at}")
+
+
+class SimConsensus(Consensus):
+    """The real one, whose elections are looked at."""
+
+    def __init__(self, around: Surroundings, hints: membership.Members, sim: "Sim") -> None:
+        self._sim = sim
+        super().__init__(around, hints)
+
+    def _state_changed(self, old: int, new: int) -> None:
+        super()._state_changed(old, new)
+        if new == LEADER:
+            self._sim.say(f"{self.uid} leads in term {self.raftCurrentTerm}")
+            self._sim.checks.leads(self.uid, self.raftCurrentTerm, self.log)
 
 
 @dataclass
 class SimNode:
     uid: str
-    directory: Path
-    disk: Disk = field(default_factory=Disk)
-    consensus: Consensus | None = None
+    disk: SimDisk = field(default_factory=SimDisk)
+    durable: Durable = field(default_factory=Durable)
+    consensus: SimConsensus | None = None
     exchange: SimExchange | None = None
     machine: SimMachine | None = None
     life: int = 0
     commit_index: int = 0
     frozen_until: float = 0.0
+    clock_rate: float = 1.0
+    clock_offset: float = 0.0
+    # Each sync takes up to this long.
+    sync_s: float = 0.0
 
 
 class Sim:
     def __init__(
-        self, directory: Path, monkeypatch: pytest.MonkeyPatch, *, seed: int, options: Options = QUICK
+        self,
+        directory: Path | None,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        seed: int,
+        options: Options = QUICK,
+        keeps_sent: bool = True,
     ) -> None:
+        """`directory` is not used: disks are in memory."""
         self.random = random.Random(seed)
         random.seed(seed)
         # One source a link and a disk: pysyncobj walks sets, whose order differs from process to process.
         self._luck: dict[str, random.Random] = {}
         self._seed = seed
-        monkeypatch.setattr(pysyncobj.syncobj, "monotonicTime", lambda: self.now)
-        monkeypatch.setattr(LocalFiles, "sync", lambda _files: None)
-        monkeypatch.setattr(LocalFile, "datasync", lambda _file: None)
+        self.keeps_sent = keeps_sent
+        monkeypatch.setattr(pysyncobj.syncobj, "monotonicTime", lambda: self.clock_of(self._running))
         self.now = 100.0
+        self._running = ""
         self.options = options
-        self.directory = directory
+        self.segment_bytes, self.memory_bytes = 4096, 2048
+        self.checks = Checks()
         self.nodes: dict[str, SimNode] = {}
         self.founders: dict[str, Address] = {}
-        self.history: dict[int, str] = {}
-        self.leaders: dict[int, str] = {}
         self.joined: list[str] = []
         self.acknowledged: dict[str, int] = {}
         self.denied: set[str] = set()
         # Sent, and neither acknowledged nor denied.
         self.unknown: set[str] = set()
         self.waiting: set[str] = set()
+        self.newest_acknowledged = 0
+        self.reads = 0
+        self.crashes = 0
         self.cuts: set[frozenset[str]] = set()
+        # From one to another nothing comes through, since when.
+        self.deaf: dict[tuple[str, str], float] = {}
         self.loss = self.doubling = self.crash_chance = 0.0
         self.delay_s = (0.001, 0.005)
-        self._queue: list[tuple[float, int, str, str, bytes]] = []
+        self.told: list[str] | None = None
+        self._queue: list[tuple[float, int, str, str, AnyMessage]] = []
         self._sequence = 0
         self._work: list[tuple[float, int, str, int, Callable[[], None]]] = []
+
+    def say(self, text: str) -> None:
+        if self.told is not None:
+            self.told.append(f"{self.now - 100:8.2f}  {text}")
 
     # The world.
 
@@ -204,69 +239,109 @@ class Sim:
         return uids
 
     def add(self, uid: str) -> SimNode:
-        directory = self.directory / uid
-        directory.mkdir()
-        node = self.nodes[uid] = SimNode(uid, directory)
+        node = self.nodes[uid] = SimNode(uid)
         return node
 
     def write_first_configuration(self, uid: str) -> None:
-        fresh = SimLog(self.nodes[uid].disk, lambda: "")
+        node = self.nodes[uid]
+        fresh = SimLog(SimFiles(node.disk, lambda *_: None), self, node)
         for index, (member, address) in enumerate(sorted(self.founders.items()), 1):
             change = Change("add", member, address.host, address.port)
-            fresh.add(MEMBERSHIP + membership.encode(change), index, 0)
+            command = MEMBERSHIP + membership.encode(change)
+            fresh.add(command, index, 0)
+            self.checks.committed[index] = (0, command)
         fresh.sync()
+        self.checks.last_committed = len(self.founders)
 
     def boot(self, uid: str) -> Consensus:
         node = self.nodes[uid]
         node.life += 1
         node.commit_index = 0
-        node.machine = SimMachine(self)
+        node.machine = SimMachine(self, uid)
         node.exchange = SimExchange(self, uid)
-        life = node.life
-        around = Surroundings(
-            uid=uid,
-            log=SimLog(node.disk, lambda: self._fate(uid)),
-            snapshots=SnapshotStore(LocalFiles(node.directory)),
-            machine=node.machine,
-            exchange=node.exchange,
-            options=self.options,
-            stamp=lambda entry: entry,
-            clock=lambda: self.now,
-            spawn=lambda work: self._work.append(
-                (self.now + self.random.uniform(0, 0.5), len(self._work), uid, life, work)
-            ),
-        )
-        node.consensus = Consensus(around, self.founders)
+        files = SimFiles(node.disk, lambda operation, name, is_done: self._on_disk(uid, operation, is_done))
+        before, self._running = self._running, uid
+        try:
+            around = Surroundings(
+                uid=uid,
+                log=SimLog(files, self, node),
+                snapshots=SnapshotStore(files),
+                machine=node.machine,
+                exchange=node.exchange,
+                options=self.options,
+                stamp=lambda entry: entry,
+                clock=lambda: self.clock_of(uid),
+                spawn=lambda work: self.spawn(uid, work),
+            )
+            node.consensus = SimConsensus(around, self.founders, self)
+        finally:
+            self._running = before
         return node.consensus
 
+    def spawn(self, uid: str, work: Callable[[], None]) -> None:
+        """Later and all at once, unless the node has crashed by then."""
+        when = self.now + self._luck_of(f"{uid} spawn").uniform(0, 0.5)
+        self._work.append((when, len(self._work), uid, self.nodes[uid].life, work))
+
+    def try_boot(self, uid: str) -> None:
+        """A start during which the power may fail again, or the disk be full."""
+        try:
+            self.boot(uid)
+        except (Crash, OSError, DiskFull):
+            self.crash(uid)
+
+    def clock_of(self, uid: str) -> float:
+        node = self.nodes.get(uid)
+        if node is None:
+            return self.now
+        # A disk that takes its time lets it pass in the middle of a tick.
+        return max(self.now, node.frozen_until) * node.clock_rate + node.clock_offset
+
     def _luck_of(self, what: str) -> random.Random:
-        return self._luck.setdefault(what, random.Random(f"{self._seed} {what}"))
+        luck = self._luck.get(what)
+        if luck is None:
+            luck = self._luck[what] = random.Random(f"{self._seed} {what}")
+        return luck
 
-    def _fate(self, uid: str) -> str:
-        luck = self._luck_of(uid)
-        return luck.choice(["before", "after"]) if luck.random() < self.crash_chance else ""
-
-    def crash(self, uid: str) -> None:
+    def _on_disk(self, uid: str, operation: str, is_done: bool) -> None:
         node = self.nodes[uid]
+        if not self.crash_chance and not node.sync_s:
+            return
+        luck = self._luck_of(uid)
+        if luck.random() < self.crash_chance:
+            self.say(f"{uid} ends {'after' if is_done else 'before'} {operation}")
+            raise Crash
+        if node.sync_s and operation == "datasync" and is_done:
+            node.frozen_until = max(self.now, node.frozen_until) + luck.uniform(0, node.sync_s)
+
+    def crash(self, uid: str, *, power: bool | None = None) -> None:
+        """`power`: the disk forgets what was not synced. Left to chance when not said."""
+        node = self.nodes[uid]
+        luck = self._luck_of(uid)
+        if luck.random() < 0.5 if power is None else power:
+            node.disk.lose_power(luck)
         node.consensus = node.exchange = node.machine = None
+        node.frozen_until = 0.0
+        self.crashes += 1
         for other in self.alive():
             assert other.exchange is not None
-            other.exchange.link(uid, up=False)
+            self._guarded(other, lambda e=other.exchange: e.link(uid, up=False))
 
     def alive(self) -> list[SimNode]:
         return [node for node in self.nodes.values() if node.consensus is not None]
 
-    def carry(self, source: str, target: str, payload: bytes) -> None:
+    def carry(self, source: str, target: str, payload: bytes, message: AnyMessage) -> None:
         luck = self._luck_of(f"{source}>{target}")
         # Commands rely on TCP: one is lost or doubled only together with the link, and then their sender is told.
-        is_command = isinstance(decode(payload), Forward | Forwarded)
+        is_command = isinstance(message, Forward | Forwarded)
         is_lost = luck.random() < self.loss and not is_command
-        if is_lost or frozenset((source, target)) in self.cuts:
+        if is_lost or frozenset((source, target)) in self.cuts or (source, target) in self.deaf:
             return
-        for _ in range(2 if not is_command and luck.random() < self.doubling else 1):
+        leaves = max(self.now, self.nodes[source].frozen_until)
+        for copy in range(2 if not is_command and luck.random() < self.doubling else 1):
             self._sequence += 1
-            at = self.now + luck.uniform(*self.delay_s)
-            heapq.heappush(self._queue, (at, self._sequence, source, target, payload))
+            at = leaves + luck.uniform(*self.delay_s)
+            heapq.heappush(self._queue, (at, self._sequence, source, target, decode(payload) if copy else message))
 
     # Time.
 
@@ -275,75 +350,102 @@ class Sim:
         while self.now < end:
             self.step()
 
-    def run_until(self, condition: Callable[[], bool], *, limit_s: float = 60.0) -> None:
+    def run_until(self, condition: Callable[[], bool], *, limit_s: float = 60.0, what: str = "it") -> None:
         end = self.now + limit_s
         while not condition():
-            assert self.now < end, "it never happens"
+            require(self.now < end, f"{what} does not happen within {limit_s:g} s of rest")
             self.step()
 
     def step(self) -> None:
         self.now += STEP_S
         self._connect()
         while self._queue and self._queue[0][0] <= self.now:
-            _, _, source, target, payload = heapq.heappop(self._queue)
+            _, _, source, target, message = heapq.heappop(self._queue)
             node = self.nodes[target]
             if node.frozen_until > self.now:
-                heapq.heappush(self._queue, (node.frozen_until, self._sequence, source, target, payload))
                 self._sequence += 1
+                heapq.heappush(self._queue, (node.frozen_until, self._sequence, source, target, message))
             elif node.exchange is not None and source in node.exchange.up:
-                self._guarded(node, lambda n=node, s=source, p=payload: n.exchange.receive(s, decode(p)))  # type: ignore[union-attr]
+                self._guarded(node, lambda e=node.exchange, s=source, m=message: e.receive(s, m))
         due, self._work = [w for w in self._work if w[0] <= self.now], [w for w in self._work if w[0] > self.now]
         for _, _, uid, life, work in due:
-            if self.nodes[uid].life == life and self.nodes[uid].consensus is not None:
-                work()
+            node = self.nodes[uid]
+            if node.life == life and node.consensus is not None:
+                self._guarded(node, work)
         for node in self.alive():
-            if node.frozen_until <= self.now:
-                self._guarded(node, lambda n=node: n.consensus.doTick(0.0))  # type: ignore[union-attr]
+            if node.frozen_until <= self.now and node.consensus is not None:
+                self._guarded(node, lambda c=node.consensus: c.doTick(0.0))
         self._check()
 
     def _guarded(self, node: SimNode, work: Callable[[], None]) -> None:
+        before, self._running = self._running, node.uid
         try:
             work()
         except Crash:
             self.crash(node.uid)
+        except (OSError, DiskFull) as error:
+            self.say(f"{node.uid} stops by itself: {error}")
+            self.crash(node.uid, power=False)
+        finally:
+            self._running = before
 
     def _connect(self) -> None:
         for node in self.alive():
-            assert node.exchange is not None
             for uid, other in self.nodes.items():
-                if uid == node.uid:
+                if uid == node.uid or node.exchange is None:
                     continue
                 up = (
                     other.exchange is not None
                     and uid in node.exchange.peers
                     and node.uid in other.exchange.peers
-                    and frozenset((uid, node.uid)) not in self.cuts
+                    and not (self.cuts and frozenset((uid, node.uid)) in self.cuts)
+                    and not (self.deaf and self._is_given_up(uid, node.uid))
                 )
-                node.exchange.link(uid, up=up)
-                if up and other.frozen_until <= self.now:
-                    node.exchange.heard[uid] = self.now
+                if up != (uid in node.exchange.up):
+                    self._guarded(node, lambda e=node.exchange, u=uid, up=up: e.link(u, up=up))
+                if up and other.frozen_until <= self.now and (uid, node.uid) not in self.deaf and node.exchange:
+                    node.exchange.heard[uid] = self.clock_of(node.uid)
+
+    def _is_given_up(self, one: str, other: str) -> bool:
+        since = [self.deaf[pair] for pair in ((one, other), (other, one)) if pair in self.deaf]
+        return bool(since) and self.now - min(since) > LINK_TIMEOUT_S
 
     def _check(self) -> None:
         for node in self.alive():
-            assert node.consensus is not None
-            term = node.consensus.raftCurrentTerm
-            if node.consensus._SyncObj__raftState == LEADER:
-                assert self.leaders.setdefault(term, node.uid) == node.uid, f"two leaders in term {term}"
-            assert node.consensus.raftCommitIndex >= node.commit_index, "the commit index went back"
-            node.commit_index = node.consensus.raftCommitIndex
-            assert node.consensus.raftLastApplied <= node.consensus.raftCommitIndex
+            consensus = node.consensus
+            assert consensus is not None
+            commit = consensus.raftCommitIndex
+            require(commit >= node.commit_index, f"{node.uid}'s commit index goes back")
+            require(consensus.raftLastApplied <= commit, f"{node.uid} applies what is not committed")
+            if commit == node.commit_index:
+                continue
+            before, node.commit_index = node.commit_index, commit
+            if self.checks.commits(node.uid, before, commit, consensus.log) and consensus._isLeader():
+                self._check_new_commit(consensus, commit)
+
+    def _check_new_commit(self, consensus: Consensus, commit: int) -> None:
+        disks = {uid: node.durable for uid, node in self.nodes.items()}
+        configurations = consensus.configurations
+        self.checks.is_durable(commit, disks, (configurations.current, configurations.at(commit).voters))
+        for other in self.alive():
+            assert other.consensus is not None
+            if other.consensus._isLeader() and other.consensus.raftCurrentTerm > consensus.raftCurrentTerm:
+                self.checks.require_committed(other.uid, other.consensus.raftCurrentTerm, other.consensus.log)
 
     # Clients.
 
     def propose(self, uid: str, text: str) -> None:
         consensus = self.nodes[uid].consensus
         assert consensus is not None
+        newest = self.newest_acknowledged
 
         def done(value: object, reason: int) -> None:
             self.waiting.discard(text)
             if reason == FAIL_REASON.SUCCESS:
                 assert isinstance(value, int)
+                require(value > newest, f"{text} got index {value}, after {newest} had been acknowledged")
                 self.acknowledged[text] = value
+                self.newest_acknowledged = max(self.newest_acknowledged, value)
             elif reason in (FAIL_REASON.DISCARDED, FAIL_REASON.NOT_LEADER, FAIL_REASON.MISSING_LEADER):
                 self.denied.add(text)
             else:
@@ -352,41 +454,73 @@ class Sim:
         self.waiting.add(text)
         consensus.submit(Command(REGULAR + text.encode(), done))
 
+    def read(self, uid: str) -> None:
+        """Linearizable: what was acknowledged anywhere before is applied here when it is answered."""
+        consensus = self.nodes[uid].consensus
+        assert consensus is not None
+        newest = self.newest_acknowledged
+
+        def done(value: object, reason: int) -> None:
+            if reason == FAIL_REASON.SUCCESS:
+                assert isinstance(value, int)
+                self.reads += 1
+                applied = consensus.raftLastApplied
+                require(
+                    newest <= value <= applied, f"{uid} reads {value} with {applied}, after {newest} was acknowledged"
+                )
+
+        consensus.submit_read(Read(done, lambda: None))
+
     def leader(self) -> str | None:
         """Who leads with a quorum."""
         found = [
-            n.uid for n in self.alive() if n.consensus and n.consensus._isLeader() and n.consensus.is_quorate(self.now)
+            n.uid
+            for n in self.alive()
+            if n.consensus and n.consensus._isLeader() and n.consensus.is_quorate(self.clock_of(n.uid))
         ]
         return found[0] if len(found) == 1 else None
 
     def members(self) -> list[str]:
-        """As the leader has them; nobody without one."""
+        """Who votes, as the leader has it; nobody without one."""
         leader = self.leader()
         consensus = self.nodes[leader].consensus if leader else None
         return sorted(consensus.configurations.current) if consensus else []
 
+    def everybody(self) -> list[str]:
+        """Learners too."""
+        leader = self.leader()
+        consensus = self.nodes[leader].consensus if leader else None
+        return sorted(consensus.configurations.whole.everybody) if consensus else []
+
     def heal(self) -> None:
         self.loss = self.doubling = self.crash_chance = 0.0
+        self.delay_s = (0.001, 0.005)
         self.cuts.clear()
+        self.deaf.clear()
         for node in self.nodes.values():
-            node.frozen_until = 0.0
+            node.frozen_until = node.sync_s = 0.0
+            node.disk.is_full = False
             if node.consensus is None:
                 self.boot(node.uid)
 
     def require_nothing_lost(self) -> None:
         """Everybody agrees in the end; what was acknowledged is there, and what was denied is not."""
         last = max(node.consensus.raftCommitIndex for node in self.alive() if node.consensus)
-        self.run_until(lambda: self.leader() is not None)
+        self.run_until(lambda: self.leader() is not None, what="an election")
 
         def is_level() -> bool:
-            members = self.members()
+            members = self.everybody()
             nodes = [self.nodes[uid].consensus for uid in members]
             return bool(nodes) and all(c is not None and c.raftLastApplied >= last for c in nodes)
 
-        self.run_until(is_level)
-        for node in (self.nodes[uid] for uid in self.members()):
+        self.run_until(is_level, what="that all have all")
+        for node in (self.nodes[uid] for uid in self.everybody()):
             assert node.machine is not None
             held = dict(node.machine.entries)
             for text, index in self.acknowledged.items():
-                assert held.get(index) == text, f"{node.uid} lost {text}"
-            assert not self.denied & set(held.values())
+                require(held.get(index) == text, f"{node.uid} lost {text}, which was acknowledged")
+            denied = self.denied & set(held.values())
+            require(not denied, f"{node.uid} has {', '.join(sorted(denied))}, which was denied")
+
+
+__all__ = ["QUICK", "Crash", "Sim", "SimNode", "Violation"]

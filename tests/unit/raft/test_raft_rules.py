@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from pysyncobj.node import Node
 from raft_sim import Sim
+from sim_disk import SimDisk, SimFiles
 
 from clusterfs.raft.consensus import Command, Consensus
 from clusterfs.raft.core import CANDIDATE, LEADER, NO_OP, REGULAR
-from clusterfs.raft.files import LocalFiles
 from clusterfs.raft.membership import Configuration
 from clusterfs.raft.messages import (
     AnyMessage,
@@ -213,7 +213,7 @@ def test_a_vote_is_given_once_in_a_term_and_to_no_one_with_less(alone: Alone) ->
     assert alone.say("n3", RequestVote(2, 6, 1)) == [VoteReply(2, True)]
     assert alone.say("n3", RequestVote(2, 6, 1)) == [VoteReply(2, True)]
     assert alone.say("n2", RequestVote(2, 60, 1)) == [VoteReply(2, False)]
-    assert alone.sim.nodes["n1"].disk.voted_for == "n3"
+    assert alone.sim.nodes["n1"].durable.voted_for == "n3"
 
 
 def test_a_stale_leader_is_told_the_term(alone: Alone) -> None:
@@ -274,7 +274,7 @@ def test_entries_are_acknowledged_after_the_sync_and_with_one_for_all(alone: Alo
     alone.say("n2", *(alone.append(at, alone.entries(at + 1, at + 1), commit=3) for at in range(3, 9)))
     replies = [message for _, message in alone.exchange.sent if isinstance(message, AppendReply)]
     assert [(reply.ok, reply.match) for reply in replies] == [(True, 9)]
-    assert synced[0] == 0 and alone.sim.nodes["n1"].disk.entries[-1][1] == 9
+    assert synced[0] == 0 and alone.sim.nodes["n1"].durable.last_index == 9
 
 
 def test_a_follower_refuses_membership_that_comes_as_a_command(alone: Alone) -> None:
@@ -326,12 +326,13 @@ def test_a_snapshot_transfer_goes_on_after_a_restart_and_with_another_leader(
     """T10: pysyncobj's begins anew, or does not and is corrupt."""
     sim = Sim(tmp_path, monkeypatch, seed=1)
     alone = Alone(sim)
-    source = SnapshotStore(LocalFiles(tmp_path))
+    files = SimFiles(SimDisk(), lambda *_: None)
+    source = SnapshotStore(files)
     members = {uid: Address(uid, 1) for uid in alone.uids}
-    sim.history.update({7: "x", 50: "y"})
-    source.write(Point(50, 1, Configuration(members)), [b"7 x", b"50 y"])
+    sim.checks.digests[50] = b"d"
+    source.write(Point(50, 1, Configuration(members)), [b"d".hex().encode(), b"7 x", b"50 y"])
     source.adopt_written()
-    data = (tmp_path / "snapshot").read_bytes()
+    data = files.open("snapshot").read(2**20, at=0)
 
     def piece(uid: str, term: int, offset: int, size: int) -> Message:
         chunk = SnapshotChunk(term, 50, sim.now, 0.0, 50, 1, len(data), offset, data[offset : offset + size])
@@ -340,7 +341,7 @@ def test_a_snapshot_transfer_goes_on_after_a_restart_and_with_another_leader(
     assert piece("n2", 1, 0, 30) == SnapshotReply(1, 50, 30, False, sim.now)
     assert piece("n3", 2, 0, 30) == SnapshotReply(2, 50, 30, True, sim.now), "it has that already"
     assert piece("n3", 2, 30, 30) == SnapshotReply(2, 50, 60, False, sim.now)
-    sim.crash("n1")
+    sim.crash("n1", power=False)
     sim.boot("n1")
     node = sim.nodes["n1"]
     assert node.consensus is not None and node.exchange is not None and node.machine is not None
@@ -349,7 +350,7 @@ def test_a_snapshot_transfer_goes_on_after_a_restart_and_with_another_leader(
     assert piece("n3", 2, 0, 30) == SnapshotReply(2, 50, 60, True, sim.now)
     assert isinstance(piece("n3", 2, 60, len(data)), AppendReply)
     assert (alone.raft.raftLastApplied, alone.machine.entries) == (50, [(7, "x"), (50, "y")])
-    assert not list((tmp_path / "n1").glob("snapshot.incoming*"))
+    assert not [name for name in node.disk.names if name.startswith("snapshot.incoming")]
 
 
 def test_a_piece_of_a_snapshot_that_does_not_fit_is_asked_for_again(alone: Alone) -> None:

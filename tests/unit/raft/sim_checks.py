@@ -1,0 +1,135 @@
+"""What may never be, looked at while it happens: each check raises with what was seen.
+
+They see all replicas at once, which no replica can, and what is durable on each disk. That a follower's acknowledgement or
+a vote leaves before it is durable is therefore seen when it leaves, not only when a crash makes a loss of it.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from clusterfs.raft.journal import Log
+from clusterfs.raft.messages import AnyMessage, AppendReply, PreVote, PreVoteReply, RequestVote, VoteReply
+
+
+class Violation(AssertionError):
+    """A rule of Raft, or a promise to a client, is broken."""
+
+
+def require(holds: bool, what: str) -> None:
+    if not holds:
+        raise Violation(what)
+
+
+@dataclass
+class Durable:
+    """What one disk would have after a power loss now, as its replica believes."""
+
+    base_index: int = 0
+    # From the base on.
+    terms: Sequence[int] = (0,)
+    term: int = 0
+    voted_for: str | None = None
+
+    @property
+    def last_index(self) -> int:
+        return self.base_index + len(self.terms) - 1
+
+    def holds(self, index: int, term: int) -> bool:
+        """The entry, or a snapshot that includes it."""
+        position = index - self.base_index
+        return position < 0 or (position < len(self.terms) and self.terms[position] == term)
+
+
+@dataclass
+class Checks:
+    leaders: dict[int, str] = field(default_factory=dict)
+    votes: dict[tuple[str, int], str] = field(default_factory=dict)
+    # (index, term): the term before it and the command. Equal here means equal logs up to there, by induction.
+    entries: dict[tuple[int, int], tuple[int, bytes]] = field(default_factory=dict)
+    committed: dict[int, tuple[int, bytes]] = field(default_factory=dict)
+    last_committed: int = 0
+    digests: dict[int, bytes] = field(default_factory=dict)
+    places: dict[str, int] = field(default_factory=dict)
+
+    def added(self, uid: str, log: Log, command: bytes, index: int, term: int) -> None:
+        """Log matching."""
+        before = log.term_at(index - 1)
+        assert before is not None
+        known = self.entries.setdefault((index, term), (before, command))
+        require(known == (before, command), f"{uid}'s entry {index} of term {term} is not the others'")
+
+    def leads(self, uid: str, term: int, log: Log) -> None:
+        """One leader a term, which has everything that is committed."""
+        require(self.leaders.setdefault(term, uid) == uid, f"{self.leaders[term]} and {uid} both lead in term {term}")
+        self.require_committed(uid, term, log)
+
+    def require_committed(self, uid: str, term: int, log: Log) -> None:
+        last = self.last_committed
+        if last > log.base_index:
+            require(
+                log.term_at(last) == self.committed[last][0],
+                f"{uid} leads in term {term} without the committed entry {last}",
+            )
+
+    def commits(self, uid: str, before: int, after: int, log: Log) -> bool:
+        """The committed part of the log is the same everywhere, for ever. True when it is longer now."""
+        for index in range(max(before, log.base_index) + 1, after + 1):
+            command, _, term = log[index - log.base_index]
+            known = self.committed.setdefault(index, (term, command))
+            require(known == (term, command), f"{uid} commits another entry at {index} than others did")
+        if after > self.last_committed:
+            # A replica that takes over a snapshot says nothing of the entries in it.
+            require(after in self.committed, f"{uid} commits {after}, which nobody ever had")
+            self.last_committed = after
+            return True
+        return False
+
+    def is_durable(self, index: int, disks: Mapping[str, Durable], configurations: Iterable[Iterable[str]]) -> None:
+        """On the disks of a majority, whatever happens next."""
+        term = self.committed[index][0]
+        for voters in configurations:
+            uids = list(voters)
+            holders = [uid for uid in uids if disks[uid].holds(index, term)]
+            if len(holders) * 2 > len(uids):
+                return
+        raise Violation(f"entry {index} is committed, and durable on {', '.join(holders) or 'no disk'} only")
+
+    def sends(self, uid: str, target: str, message: AnyMessage, disk: Durable) -> None:
+        """Nothing is said that a crash could make untrue."""
+        if isinstance(message, PreVote | PreVoteReply):
+            return
+        term = getattr(message, "term", 0)
+        require(term <= disk.term, f"{uid} speaks in term {term}, and only {disk.term} is on its disk")
+        candidate = uid if isinstance(message, RequestVote) else None
+        if isinstance(message, VoteReply) and message.granted:
+            candidate = target
+        if candidate is not None:
+            known = self.votes.setdefault((uid, term), candidate)
+            require(known == candidate, f"{uid} votes for {known} and for {candidate} in term {term}")
+            is_stored = disk.term > term or disk.voted_for == candidate
+            require(is_stored, f"{uid} votes for {candidate} in term {term} before it is on its disk")
+        if isinstance(message, AppendReply) and message.ok:
+            require(
+                message.match <= disk.last_index,
+                f"{uid} confirms entry {message.match}, and its disk ends at {disk.last_index}",
+            )
+
+    def boots(self, uid: str, before: Durable, log: Log) -> None:
+        """What was durable is there again."""
+        term, vote = log.getCurrentTerm(), log.getVotedForNodeId()
+        require(term >= before.term, f"{uid} comes back in term {term}, and was in {before.term}")
+        is_kept = term > before.term or before.voted_for in (None, vote)
+        require(is_kept, f"{uid} voted for {before.voted_for} in term {term} and has forgotten it")
+        # Beyond what is committed a cut may have been written that nobody knows to be durable.
+        last = min(before.last_index, self.last_committed)
+        if last > log.base_index and before.holds(last, self.committed[last][0]):
+            require(log.term_at(last) == self.committed[last][0], f"{uid} comes back without its durable entry {last}")
+
+    def applies(self, uid: str, index: int, text: str, before: bytes) -> bytes:
+        """Equal digests at equal indices; the new digest."""
+        digest = hashlib.blake2b(f"{index} {text}".encode(), key=before, digest_size=16).digest()
+        require(self.digests.setdefault(index, digest) == digest, f"{uid} applies another history up to {index}")
+        place = self.places.setdefault(text, index)
+        require(place == index, f"{text} is applied at {place} and at {index}, and was sent once")
+        return digest
