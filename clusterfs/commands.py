@@ -118,20 +118,22 @@ class LeaseFence(_Op, frozen=True, tag="lease_fence"):
     renewal: int
 
 
-Op = (
-    Write
-    | Mkdir
-    | Delete
-    | Move
-    | Touch
-    | Unlock
-    | MemberPut
-    | MemberRemove
-    | LeaseAcquire
-    | LeaseRenew
-    | LeaseRest
-    | LeaseFence
+class Configure(_Op, frozen=True, tag="configure"):
+    """Set what `clusterfs.settings` holds; None: as it is."""
+
+    max_file_bytes: int | None = None
+    max_tree_bytes: int | None = None
+    max_entries: int | None = None
+    history_days: int | None = None
+    history_bytes: int | None = None
+    history_changes: int | None = None
+
+
+# What version 1 knew.
+_Op1 = (
+    Write | Mkdir | Delete | Move | Touch | Unlock | MemberPut | MemberRemove | LeaseAcquire | LeaseRenew | LeaseFence
 )
+Op = _Op1 | LeaseRest | Configure
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -157,7 +159,7 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 class _Envelope1(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The body of version 1, with the commands that it knew."""
 
-    op: Op
+    op: _Op1
     client: str = ""
     seq: int = 0
     author: str = ""

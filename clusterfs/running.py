@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from clusterfs import seed as seeds
-from clusterfs import special
+from clusterfs import special, usage
 from clusterfs.commands import MemberPut
 from clusterfs.computed import Computed, set_debug
 from clusterfs.consensus import ReplicaFactory
@@ -82,6 +82,7 @@ class Running:
         self._addresses: Mapping[str, str] = {}
         self.members_counter = 0
         self._rounds = 0
+        self._told: frozenset[str] = frozenset()
 
     def start(self) -> None:
         self.replica.start()
@@ -180,11 +181,19 @@ class Running:
         if not self.seed.joining and status.is_quorate and not view.state.members and len(self.seed.members) == 1:
             self._enter_first_member()
         self._tending.round(view.state, status)
+        self._tell_usage(view.state, is_leader=status.leader == self.identity.uid)
         self._rounds += 1
         is_due = self._rounds % MOUNT_ROUNDS == 0 and not self.identity.witness and not self._stopping.is_set()
         if is_due and not self.is_mounted:
             log.warning("%s is not mounted: mounting it again", self._mountpoint)
             self._mount()
+
+    def _tell_usage(self, state: State, *, is_leader: bool) -> None:
+        # Every node keeps count, so that a new leader does not say it all again.
+        self._told, notices = usage.notices(self._told, state)
+        for notice in notices if is_leader else ():
+            log.warning("%s", notice)
+            self._note(_SYSLOG_WARNING, notice)
 
     def _learn_members(self, state: State) -> None:
         known = self.replica.status().hosts

@@ -7,6 +7,7 @@ trees in, verdicts and warnings out. How a caller hears of a refusal is for `clu
 import msgspec
 
 from clusterfs import rules
+from clusterfs.commands import Configure
 from clusterfs.outcomes import Code, Refusal
 from clusterfs.tree import Directory
 
@@ -17,10 +18,6 @@ ENTRIES_CAP = 16 << 20
 HISTORY_DAYS_CAP = 36_500
 HISTORY_BYTES_CAP = 4 << 30
 HISTORY_CHANGES_CAP = 1 << 20
-
-WARN_AT = 0.80
-# A warning that was given is given again only after the use has fallen below this.
-REARM_BELOW = 0.75
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,6 +43,16 @@ BOUNDS = {
     "history_bytes": (0, HISTORY_BYTES_CAP),
     "history_changes": (0, HISTORY_CHANGES_CAP),
 }
+
+
+def configured(settings: Settings, op: Configure) -> Settings | Refusal:
+    """The settings after the command. A limit below the present use is taken: what is there stays, and may only shrink."""
+    wanted = {name: value for name in BOUNDS if (value := getattr(op, name)) is not None}
+    for name, value in wanted.items():
+        least, most = BOUNDS[name]
+        if not least <= value <= most:
+            return Refusal(Code.invalid, f"{name} is {least} to {most}, not {value}")
+    return msgspec.structs.replace(settings, **wanted)
 
 
 def over_limit(before: Directory, after: Directory, settings: Settings) -> Refusal | None:

@@ -12,6 +12,7 @@ from msgspec import structs
 
 from clusterfs import changes, membership
 from clusterfs.commands import (
+    Configure,
     Delete,
     Envelope,
     LeaseAcquire,
@@ -28,8 +29,8 @@ from clusterfs.commands import (
 )
 from clusterfs.history import History, recorded
 from clusterfs.membership import Lease, Member, Removed
-from clusterfs.outcomes import Code, Event, Refusal, Result
-from clusterfs.settings import DEFAULT, Settings
+from clusterfs.outcomes import Code, Done, Event, Refusal, Result
+from clusterfs.settings import DEFAULT, Settings, configured
 from clusterfs.tree import EMPTY, Directory
 
 # How many answers are remembered for each client, and for how many clients. A client is one run of a daemon and has at
@@ -73,11 +74,11 @@ def apply(state: State, envelope: Envelope, index: int) -> Step:
     remembered = recall(state, envelope)
     if remembered is not None:
         return state, remembered, ()
-    before = state.root
+    before, settings = state.root, state.settings
     state, result, events = _perform(state, envelope, index)
     timed = envelope if envelope.time_ms == state.clock_ms else structs.replace(envelope, time_ms=state.clock_ms)
     kept = recorded(state.history, timed, index, before=before, events=events)
-    if events:
+    if events or state.settings is not settings:
         kept = kept.trimmed(state.settings, state.clock_ms)
     return _remember(replace(state, history=kept), envelope, index, result), result, events
 
@@ -111,6 +112,11 @@ def _perform(state: State, envelope: Envelope, index: int) -> Step:
         case LeaseAcquire() | LeaseRenew() | LeaseRest() | LeaseFence():
             leases, result = membership.lease(state.leases, state.members, op, index)
             return replace(state, leases=leases), result, ()
+        case Configure():
+            settings = configured(state.settings, op)
+            if isinstance(settings, Refusal):
+                return state, settings, ()
+            return replace(state, settings=settings), Done(index), ()
 
 
 def _context(state: State, envelope: Envelope, index: int) -> changes.Context:

@@ -49,6 +49,8 @@ POLICY: dict[str, frozenset[Grant]] = {
     "/kvorum.v1.HistoryService/GetVersion": ROOT_AND_NODES,
     "/kvorum.v1.HistoryService/BlameEntry": ROOT_AND_NODES,
     "/kvorum.v1.HistoryService/RestoreEntry": ROOT_AND_NODES,
+    "/kvorum.v1.SettingsService/GetSettings": ROOT_AND_NODES,
+    "/kvorum.v1.SettingsService/UpdateSettings": ROOT,
     # A node's status and the lines in its name are its own, and clusterfs takes them on its own socket.
     "/kvorum.v1.StatusService/SetStatus": NOBODY,
     "/kvorum.v1.StatusService/LogMessage": NOBODY,

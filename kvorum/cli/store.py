@@ -8,6 +8,7 @@ import rich_click as click
 from kvorum.cli import store_history
 from kvorum.cli.output import local_time, output_option, print_json, print_table
 from kvorum.cli.session import Session
+from kvorum.cli.store_limits import limits, usage
 from kvorum.cli.store_status import cluster_log, status
 
 _MORE = "kvorum.store_commands"
@@ -44,7 +45,7 @@ def store() -> None:
     """
 
 
-for command in store_history.COMMANDS:
+for command in (*store_history.COMMANDS, limits, usage):
     store.add_command(command)
 store.add_command(status)
 store.add_command(cluster_log)

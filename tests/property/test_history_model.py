@@ -124,3 +124,15 @@ def test_names_are_those_that_were_ever_there(ops: list[Op], directory: list[str
     prefix = "".join(f"{name}/" for name in directory)
     ever = {path[len(prefix) :].split("/")[0] for tree in trees for path in tree if path.startswith(prefix) and path}
     assert set(history.names(state.history, state.root, tuple(directory))) == ever
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.one_of(OPS, st.builds(Write, PATHS, st.binary(max_size=6000))), max_size=40))
+def test_no_limit_is_ever_exceeded(ops: list[Op]) -> None:
+    limits = Settings(max_file_bytes=4500, max_tree_bytes=9000, max_entries=7)
+    state = State(settings=limits)
+    for index, op in enumerate(ops, start=1):
+        state, _result, _events = apply(state, Envelope(op), index)
+        assert state.root.size <= limits.max_tree_bytes
+        assert state.root.count <= limits.max_entries
+        assert all(len(content or b"") <= limits.max_file_bytes for content in flat(state.root).values())

@@ -6,11 +6,13 @@ from hypothesis import strategies as st
 from clusterfs import snapshot
 from clusterfs.commands import (
     VERSION,
+    Configure,
     Delete,
     Envelope,
     LeaseAcquire,
     LeaseFence,
     LeaseRenew,
+    LeaseRest,
     MemberPut,
     MemberRemove,
     Mkdir,
@@ -51,14 +53,19 @@ OPS = st.one_of(
     st.builds(LeaseRenew, UIDS, SMALL),
     st.builds(LeaseFence, UIDS, SMALL, SMALL),
 )
-ENVELOPES = st.builds(
-    Envelope,
-    OPS,
-    client=st.sampled_from(["", "c1", "c2"]),
-    seq=st.integers(1, 6),
-    node=UIDS,
-    time_ms=st.integers(0, 2_000_000_000_000),
-    version=st.sampled_from([1, VERSION]),
+NEW_OPS = st.one_of(
+    st.builds(LeaseRest, UIDS, SMALL),
+    st.builds(Configure, st.none() | st.integers(4096, 5000), history_changes=st.none() | st.integers(-1, 9)),
+)
+NAMES = {
+    "client": st.sampled_from(["", "c1", "c2"]),
+    "seq": st.integers(1, 6),
+    "node": UIDS,
+    "time_ms": st.integers(0, 2_000_000_000_000),
+}
+ENVELOPES = st.one_of(
+    st.builds(Envelope, OPS, version=st.just(1), **NAMES),
+    st.builds(Envelope, OPS | NEW_OPS, **NAMES),
 )
 LOGS = st.lists(ENVELOPES.map(encode), max_size=30)
 # What a damaged or foreign log could hold, under the versions that we claim to read.

@@ -17,13 +17,14 @@ from clusterfs.commands import Delete, Mkdir, Move, Op, Write
 from clusterfs.machine import StoreMachine
 from clusterfs.proposer import Author, Proposer
 from clusterfs.services.history import HistoryService
+from clusterfs.services.settings import SettingsService
 from clusterfs.services.store import StoreService
 from clusterfs.settings import Settings
 from kvorum.cli.store import store
 from kvorum.cli.store_history import split_place
 from kvorum.client import Client, connect
 from kvorum.errors import HistoryGone, InvalidInput, NotFound, Refused
-from kvorum.v1 import history_pb2, history_pb2_grpc, store_pb2_grpc
+from kvorum.v1 import history_pb2, history_pb2_grpc, settings_pb2_grpc, store_pb2_grpc
 
 
 @pytest.fixture
@@ -31,6 +32,7 @@ def client(machine: StoreMachine, proposer: Proposer, tmp_path: Path) -> Iterato
     daemon: Any = SimpleNamespace(running=SimpleNamespace(machine=machine, proposer=proposer))
     server = grpc.server(ThreadPoolExecutor(4))
     history_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryService(daemon), server)
+    settings_pb2_grpc.add_SettingsServiceServicer_to_server(SettingsService(daemon), server)
     store_pb2_grpc.add_StoreServiceServicer_to_server(StoreService(daemon), server)
     server.add_insecure_port(f"unix:{tmp_path}/sock")
     server.start()
@@ -143,6 +145,21 @@ def test_diff_and_blame_on_the_command_line(client: Client, do: Any) -> None:
     ]
     do(Delete("a"))
     assert "+++ /dev/null" in run(client, "diff", "a")
+
+
+def test_limits_and_usage_on_the_command_line(client: Client, do: Any) -> None:
+    assert json.loads(run(client, "limits", "-o", "json"))["max_file_bytes"] == "1048576"
+    assert "2097152" in run(client, "limits", "--file-bytes", "2M", "--history-days", "0", "--entries", "1000")
+    assert json.loads(run(client, "limits", "-o", "json"))["history_days"] == "0"
+    for number in range(800):
+        do(Write(f"f{number}", b""))
+    text = run(client, "usage")
+    assert "max_entries" in text
+    assert "warning: the store holds 800 entries, 80 % of its limit of 1000" in text
+    with pytest.raises(InvalidInput, match="max_file_bytes is"):
+        run(client, "limits", "--file-bytes", "4M")
+    with pytest.raises(InvalidInput, match="no number"):
+        run(client, "limits", "--file-bytes", "much")
 
 
 def test_a_place_is_a_path_and_perhaps_an_index() -> None:

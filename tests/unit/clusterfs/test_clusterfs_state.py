@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from clusterfs import rules
+from clusterfs import rules, usage
 from clusterfs.commands import (
+    Configure,
     Delete,
     Envelope,
     LeaseAcquire,
@@ -206,6 +207,41 @@ def test_the_store_refuses_to_grow_beyond_its_limits_and_lets_itself_be_emptied(
     assert story.refused(Write("b", b"")) == Code.too_many_entries
     assert story.refused(Mkdir("b")) == Code.too_many_entries
     story.must(Write("a", b"y"), Delete("a"))
+
+
+def test_limits_are_what_the_cluster_has_configured(story: Story) -> None:
+    story.must(Write("a", bytes(5000)), Configure(max_file_bytes=4096, max_entries=1000))
+    assert story.refused(Write("b", bytes(4097))) == Code.file_too_big
+    story.must(
+        Write("a", bytes(5000)), Write("b", bytes(4096)), Configure(max_file_bytes=2 << 20), Write("b", bytes(2 << 20))
+    )
+    assert story.state.settings.max_entries == 1000
+    for wrong in (Configure(max_file_bytes=4 << 20), Configure(history_days=-1), Configure(max_entries=1)):
+        assert story.refused(wrong) == Code.invalid
+
+
+def test_a_shorter_history_is_trimmed_at_once(story: Story) -> None:
+    story.must(Write("a", b"1"), Write("a", b"2"), Configure(history_changes=1))
+    assert len(story.state.history) == 1
+    story.must(Configure(history_changes=0))
+    assert len(story.state.history) == 0
+
+
+def test_a_full_store_is_told_once_until_it_was_emptier(story: Story) -> None:
+    def notices(count: int) -> tuple[str, ...]:
+        nonlocal told
+        state = replace(story.state, root=replace(story.state.root, count=count))
+        told, said = usage.notices(told, state)
+        assert bool(usage.warnings(state)) == (count >= 800)
+        return said
+
+    told: frozenset[str] = frozenset()
+    story.must(Configure(max_entries=1000))
+    assert notices(799) == ()
+    assert notices(800) == ("the store holds 800 entries, 80 % of its limit of 1000",)
+    assert notices(900) == notices(799) == notices(760) == notices(810) == ()
+    assert notices(749) == ()
+    assert len(notices(800)) == 1
 
 
 def test_a_copy_of_a_command_is_answered_and_not_applied(story: Story) -> None:
