@@ -1,42 +1,53 @@
 """The FUSE front: pmxcfs' layout, modes and errnos over the replicated tree.
 
-Handlers are thin: they translate paths, ask the pure rules, and send commands. Reads are answered from the local tree and never
-wait for consensus; whatever commits has a deadline and ends in an errno. Nothing is cached by the kernel (direct I/O, no
-attribute or name timeouts), so that a change on another node is seen at once. What an open file holds back is
-`clusterfs.openfiles`; mounting and unmounting is `clusterfs.mounting`.
+Handlers are thin: they translate inodes to paths, ask the pure rules, and send commands. Whatever is answered from memory is
+answered at once, by the session's thread; whatever commits goes to its pool, has a deadline and ends in an errno.
 
-A public method of `Mount` is a FUSE operation (but `wait_mounted`): fusepy takes any attribute of an operation's name for its
-handler, and an operation that is missing is answered ENOSYS, as pmxcfs does (symlinks, extended attributes, ...).
+The kernel keeps names, attributes and contents, for a version of a file has an inode of its own (`clusterfs.inodes`). An open
+is asked each time, and compared with the tree of the moment: when the inode is no longer what its name stands for, the
+answer is ESTALE, on which the kernel looks the name up again and opens that. In the same way a writer is led from the
+readers' inode to the writers'. What an open file holds back is `clusterfs.openfiles`, what stat shows `clusterfs.shown`, how the
+kernel learns of changes `clusterfs.following`; mounting and unmounting is `clusterfs.mounting`.
 """
 
 import errno
 import logging
 import os
 import stat
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
+from clusterfs import fusewire as wire
 from clusterfs import rules
 from clusterfs.commands import Delete, Envelope, Mkdir, Move, Op, Touch, Unlock, Write
-from clusterfs.openfiles import OpenFile, OpenFiles
-from clusterfs.outcomes import Refusal, Result
+from clusterfs.descriptors import has_open
+from clusterfs.following import EventsAfter, Follower, OwnChanges
+from clusterfs.fusesession import Handler, Session
+from clusterfs.fusewire import Call
+from clusterfs.inodes import DirectoryInode, FileInode, Inode, Inodes, WriterInode
+from clusterfs.inotify import Echo
+from clusterfs.openfiles import OpenFile, OpenFiles, cut, emptied
+from clusterfs.outcomes import Done, Refusal, Result
 from clusterfs.proposer import DEADLINE_S
-from clusterfs.refusals import error_errno, to_errno
+from clusterfs.refusals import to_errno
+from clusterfs.shown import Shown
 from clusterfs.state import State, check
-from clusterfs.tree import Directory, File, Node, Parts, crosses_file, join, lookup
+from clusterfs.tree import Directory, File, Parts, crosses_file, join, lookup
 from kvorum.errors import KvorumError
 
 log = logging.getLogger(__name__)
 
-BLOCK_BYTES = 4096
-# utimensat(2): "now" and "leave it", in the nanoseconds of a time stamp.
-UTIME_NOW = (1 << 30) - 1
-UTIME_OMIT = (1 << 30) - 2
-
-Attributes = dict[str, int]
+# The kernel is told of every change, so it may remember for long.
+LONG_S = 3600
+# The handle of everybody who reads a file from the kernel's pages, and that of `clusterfs.inotify`.
+_CACHED = 0
+_ECHO = 1 << 63
+_OPEN_CACHED = wire.open_answer(_CACHED, wire.FOPEN_KEEP_CACHE | wire.FOPEN_NOFLUSH)
+_OPEN_ECHO = wire.open_answer(_ECHO, wire.FOPEN_DIRECT_IO | wire.FOPEN_NOFLUSH)
+_WRITES = os.O_ACCMODE | os.O_TRUNC
+_DONE = b""
+# Threads whose retry is awaited; one that never comes must not be remembered for ever.
+_MAX_AWAITED = 1024
 
 
 class Store:
@@ -51,6 +62,8 @@ class Store:
         lock_age_s: Callable[[str, int], float],
         specials: dict[str, Callable[[], bytes]],
         links: dict[str, str],
+        index: Callable[[], int],
+        events_after: EventsAfter,
         set_debug: Callable[[bool], None] = lambda _on: None,
         node_uid: str = "",
     ) -> None:
@@ -60,18 +73,14 @@ class Store:
         self.lock_age_s = lock_age_s
         self.specials = specials
         self.links = links
+        self.index = index
+        self.events_after = events_after
         self.set_debug = set_debug
         self.node_uid = node_uid
 
 
 class Mount:
-    """The handlers. fusepy calls the instance with the operation's name, so each error is mapped in one place."""
-
-    use_ns = True
-    # Openers keep reading a file that has been unlinked, without libfuse's replicated .fuse_hidden files.
-    flag_nullpath_ok = True
-    # `touch -m` sets one of the two times.
-    flag_utime_omit_ok = True
+    """The handlers, for one session at a time; see `serve`."""
 
     def __init__(self, store: Store, *, mountpoint: Path, gid: int, deadline_s: float = DEADLINE_S) -> None:
         self._store = store
@@ -79,263 +88,527 @@ class Mount:
         self._gid = gid
         self._deadline_s = deadline_s
         self._files = OpenFiles(root=self._root, propose=self._propose)
-        self._is_mounted = threading.Event()
+        self._inodes = Inodes()
+        self._own = OwnChanges()
+        self._shown = Shown(
+            root=self._root,
+            is_quorate=self._is_quorate,
+            inodes=self._inodes,
+            files=self._files,
+            specials=store.specials,
+            links=store.links,
+            gid=gid,
+        )
+        self._session: Session
+        self._follower: Follower
+        self._echo = Echo(mountpoint=self._mountpoint, inodes=self._inodes)
+        self.handlers = self._handlers()
+        self._was_quorate: bool | None = None
+        # Threads that have been sent back with ESTALE: to the writers' inode, or from an inode that is not current.
+        self._led: dict[int, WriterInode] = {}
+        self._sent_back: set[int] = set()
 
-    def __call__(self, operation: str, *arguments: Any) -> Any:
-        try:
-            return getattr(self, operation)(*arguments)
-        except KvorumError as error:
-            log.info("%s: %s", operation, error)
-            raise OSError(error_errno(error), error.message) from error
-        except OSError:
-            raise
-        except Exception as error:
-            log.exception("%s failed", operation)
-            raise OSError(errno.EIO, str(error)) from error
+    def attach(self, session: Session) -> Mapping[int, Handler]:
+        """Returns the handlers that answer `session`."""
+        self._session = session
+        self._follower = Follower(
+            events_after=self._store.events_after,
+            index=self._store.index,
+            root=self._root,
+            inodes=self._inodes,
+            session=session,
+            own=self._own,
+            look_at_quorum=self._is_quorate,
+            echo=self._echo.tell,
+        )
+        return self.handlers
 
-    def init(self, _path: str) -> None:
-        self._is_mounted.set()
+    def _handlers(self) -> dict[int, Handler]:
+        return {
+            wire.LOOKUP: self._lookup,
+            wire.FORGET: self._forget,
+            wire.BATCH_FORGET: self._forget,
+            wire.GETATTR: self._getattr,
+            wire.SETATTR: self._setattr,
+            wire.READLINK: self._readlink,
+            wire.OPENDIR: lambda _call: wire.open_answer(0, 0),
+            wire.READDIR: self._readdir,
+            wire.RELEASEDIR: lambda _call: _DONE,
+            wire.STATFS: lambda _call: self._shown.statfs(),
+            wire.OPEN: self._open,
+            wire.CREATE: self._create,
+            wire.READ: self._read,
+            wire.WRITE: self._write,
+            wire.FLUSH: self._flush,
+            wire.FSYNC: self._fsync,
+            wire.RELEASE: self._release,
+            wire.MKNOD: self._mknod,
+            wire.MKDIR: self._mkdir,
+            wire.UNLINK: self._unlink,
+            wire.RMDIR: self._rmdir,
+            wire.RENAME: self._rename,
+            wire.RENAME2: self._rename,
+            wire.LINK: self._link,
+        }
 
-    def wait_mounted(self, timeout_s: float) -> bool:
-        return self._is_mounted.wait(timeout_s)
+    def mounted(self) -> None:
+        """The kernel has begun to ask."""
+        self._follower.start()
+        self._echo.start()
+
+    def stop(self) -> None:
+        self._echo.stop()
+        self._follower.stop()
 
     # Looking
 
-    def getattr(self, path: str | None, info: Any = None) -> Attributes:
-        if path is None:
-            file = self._files.get(info.fh)
-            content = file.buffer.content if file.buffer is not None else file.snapshot or b""
-            return self._attributes(stat.S_IFREG | 0o640, size=len(content), links=0)
-        parts = _parts(path)
-        special = self._special_attributes(parts)
-        if special is not None:
-            return special
-        node = lookup(self._root(), parts)
-        pending = self._files.pending(parts)
-        if pending is not None and pending.buffer is not None and (isinstance(node, File) or pending.is_new):
-            mode = rules.mode(parts, is_directory=False, is_quorate=self._store.is_quorate())
-            return self._attributes(mode, size=len(pending.buffer.content), mtime=int(time.time()))
-        if node is None:
-            raise OSError(self._missing(parts), path)
-        return self._node_attributes(parts, node)
+    def _lookup(self, call: Call) -> bytes:
+        parent = self._inode(call)
+        name, parts = self._child(parent, wire.name(call.body))
+        if call.pid == self._echo.thread_id:
+            step = self._echo.step
+            if parts == step.absent:
+                raise OSError(errno.ENOENT, "about to be made")
+            if parts == step.present:
+                return self._echoed(parent, name, parts)
+        led = self._led.get(call.pid)
+        if led is not None and led.parent is parent and led.name == name:
+            return self._entry(led)
+        if self._shown.is_computed(parts):
+            return self._entry(self._inodes.computed(name))
+        inode = self._public(parent, name, parts)
+        if inode is None:
+            pending = self._files.pending(parts)
+            if pending is None or not pending.is_new:
+                raise OSError(self._missing(parts), name)
+            inode = self._inodes.writer(parent, name, None)
+        return self._entry(inode)
 
-    def readlink(self, path: str) -> str:
-        parts = _parts(path)
-        if len(parts) == 1 and parts[0] in self._store.links:
-            return _out(self._store.links[parts[0]])
-        raise OSError(errno.EINVAL, path)
+    def _public(self, parent: Inode, name: str, parts: Parts) -> Inode | None:
+        """The readers' inode. Known before it is certain that it is current: else a change in between would go untold."""
+        while True:
+            root = self._root()
+            node = lookup(root, parts)
+            if node is None:
+                return None
+            inode = self._inodes.public(parent, name, node)
+            if self._root() is root:
+                return inode
 
-    def readdir(self, path: str | None, _handle: int) -> Iterator[str]:
-        if path is None:
+    def _forget(self, call: Call) -> None:
+        self._inodes.forget(wire.forgets(call))
+
+    def _getattr(self, call: Call) -> bytes:
+        return self._attributes(self._inode(call))
+
+    def _readlink(self, call: Call) -> bytes:
+        target = self._store.links.get(self._inode(call).name)
+        if target is None:
+            raise OSError(errno.EINVAL, "no link")
+        return target.encode()
+
+    def _readdir(self, call: Call) -> bytes:
+        _handle, offset, size = wire.transfer(call.body)
+        entries = self._shown.listing(self._inode(call))
+        if entries is None:
             raise OSError(errno.ENOENT, "the directory is gone")
-        parts = _parts(path)
-        node = lookup(self._root(), parts)
-        if not isinstance(node, Directory):
-            raise OSError(errno.ENOTDIR if node is not None else self._missing(parts), path)
-        names = {*node.entries, *self._files.new_names(parts)}
-        if not parts:
-            names |= {*self._store.specials, *self._store.links}
-        return iter([".", "..", *(_out(name) for name in sorted(names))])
-
-    def statfs(self, _path: str) -> Attributes:
-        root = self._root()
-        blocks, used = rules.MAX_STORE_BYTES // BLOCK_BYTES, -(-root.size // BLOCK_BYTES)
-        free, free_files = max(0, blocks - used), max(0, rules.MAX_ENTRIES - root.count)
-        return {
-            "f_bsize": BLOCK_BYTES,
-            "f_frsize": BLOCK_BYTES,
-            "f_blocks": blocks,
-            "f_bfree": free,
-            "f_bavail": free,
-            "f_files": rules.MAX_ENTRIES,
-            "f_ffree": free_files,
-            "f_favail": free_files,
-            "f_namemax": rules.MAX_NAME_BYTES,
-        }
+        return wire.directory_page(entries, offset, size)
 
     # Open files
 
-    def open(self, path: str, info: Any) -> int:
-        parts = _parts(path)
-        info.direct_io = 1
-        if len(parts) == 1 and parts[0] in self._store.specials:
-            info.fh = self._files.add(OpenFile(parts, special=self._store.specials[parts[0]]()))
-            return 0
+    def _open(self, call: Call) -> bytes | None:
+        inode = self._inode(call)
+        flags = wire.flags(call.body)
+        if not isinstance(inode, FileInode):
+            if isinstance(inode, WriterInode):
+                self._led.pop(call.pid, None)
+                return self._open_directly(call, inode, flags)
+            return self._open_computed(inode)
+        if flags & _WRITES:
+            if call.pid == self._echo.thread_id:
+                return _OPEN_ECHO
+            raise self._lead_to_writers(call, inode)
+        if inode.seen is not self._store.state().root and not self._is_current(inode):
+            return self._open_stale(call, inode)
+        if self._sent_back:
+            self._sent_back.discard(call.pid)
+        inode.readers += 1
+        return _OPEN_CACHED
+
+    def _is_current(self, inode: FileInode) -> bool:
+        """And readable from the kernel's pages: not just growing."""
+        root = self._root()
+        if inode.is_gone or not inode.is_version(lookup(root, self._inodes.parts(inode))):
+            return False
+        inode.seen = root
+        return True
+
+    def _open_stale(self, call: Call, inode: FileInode) -> bytes:
+        """Sent back to look the name up again. Who comes again has no name to look up (a bind mount of one file, /proc/self/fd),
+        or the file has changed once more: it gets what is there now, past the kernel's pages."""
+        if call.pid not in self._sent_back:
+            if len(self._sent_back) >= _MAX_AWAITED:
+                self._sent_back.clear()
+            self._sent_back.add(call.pid)
+            raise OSError(errno.ESTALE, "a former version")
+        self._sent_back.discard(call.pid)
+        parts = self._inodes.parts(inode)
+        node = lookup(self._root(), parts)
+        content = node.content if isinstance(node, File) else inode.content
+        file = OpenFile(parts, snapshot=content, is_unlinked=not isinstance(node, File))
+        return wire.open_answer(self._files.add(file), wire.FOPEN_DIRECT_IO | wire.FOPEN_NOFLUSH)
+
+    def _lead_to_writers(self, call: Call, inode: FileInode) -> OSError:
+        """A writer must not have the readers' inode: with it go the size and the pages that they see."""
+        self._need_quorum()
+        assert inode.parent is not None
+        led = self._led.pop(call.pid, None)
+        if led is None or (led.parent, led.name) != (inode.parent, inode.name):
+            node = lookup(self._root(), self._inodes.parts(inode))
+            if isinstance(node, File):
+                if len(self._led) >= _MAX_AWAITED:
+                    self._led.clear()
+                self._led[call.pid] = self._inodes.writer(inode.parent, inode.name, node)
+        return OSError(errno.ESTALE, "open the writers' inode")
+
+    def _open_directly(self, call: Call, inode: WriterInode, flags: int) -> bytes | None:
+        parts = self._inodes.parts(inode)
+        if flags & _WRITES:
+            self._need_quorum()
         pending = self._files.pending(parts)
         if pending is not None and pending.is_new:
             # A second opener of a file that only this node knows of: from here on it is everybody's.
-            self._files.commit(pending)
+            self._session.later(call, lambda: self._opened_after(pending, inode, parts, flags))
+            return None
+        return self._opened(inode, parts, flags)
+
+    def _opened_after(self, pending: OpenFile, inode: WriterInode, parts: Parts, flags: int) -> bytes:
+        self._settle(pending)
+        return self._opened(inode, parts, flags)
+
+    def _opened(self, inode: WriterInode, parts: Parts, flags: int) -> bytes:
         node = lookup(self._root(), parts)
-        if not isinstance(node, File):
-            raise OSError(errno.EISDIR if node is not None else self._missing(parts), path)
-        file = OpenFile(parts, is_append=bool(info.flags & os.O_APPEND), snapshot=node.content)
-        if info.flags & os.O_ACCMODE != os.O_RDONLY or info.flags & os.O_TRUNC:
-            self._need_quorum()
-        if info.flags & os.O_TRUNC:
-            self._files.change(file, _empty)
-        info.fh = self._files.add(file)
-        return 0
+        if not isinstance(node, File) or inode.is_gone:
+            raise OSError(errno.EISDIR if isinstance(node, Directory) else errno.ESTALE, "the file is gone")
+        file = OpenFile(parts, is_append=bool(flags & os.O_APPEND), snapshot=node.content)
+        if flags & os.O_TRUNC:
+            self._files.change(file, emptied)
+        if flags & _WRITES:
+            inode.latest = file
+        return wire.open_answer(self._files.add(file), wire.FOPEN_DIRECT_IO)
 
-    def create(self, path: str, _mode: int, info: Any) -> int:
+    def _open_computed(self, inode: Inode) -> bytes:
+        special = self._store.specials.get(inode.name)
+        if special is None or inode.parent is not self._inodes.root:
+            raise OSError(errno.EISDIR, inode.name)
+        file = OpenFile((inode.name,), special=special())
+        return wire.open_answer(self._files.add(file), wire.FOPEN_DIRECT_IO | wire.FOPEN_NOFLUSH)
+
+    def _create(self, call: Call) -> bytes | None:
+        parent = self._inode(call)
+        name, parts = self._child(parent, wire.name(call.body, 16))
+        flags = wire.flags(call.body)
+        if call.pid == self._echo.thread_id:
+            return self._echoed(parent, name, parts) + _OPEN_ECHO
         self._need_quorum()
-        parts = _parts(path)
-        info.direct_io = 1
-        is_exclusive = bool(info.flags & os.O_EXCL)
-        command = Write(join(parts), b"", absent=is_exclusive)
-        if is_exclusive:
-            self._execute(command)
-        elif lookup(self._root(), parts) is not None:
+        command = Write(join(parts), b"", absent=bool(flags & os.O_EXCL))
+        if command.absent:
+            self._session.later(call, lambda: self._create_exclusively(command, parent, name, flags))
+            return None
+        node = lookup(self._root(), parts)
+        if node is not None:
             # Somebody made it since the kernel looked.
-            return self.open(path, info)
-        else:
-            self._check(command)
-        file = OpenFile(parts, is_append=bool(info.flags & os.O_APPEND), is_new=not is_exclusive)
-        if not is_exclusive:
-            self._files.change(file, _empty)
-        info.fh = self._files.add(file)
-        return 0
+            inode = self._inodes.writer(parent, name, node)
+            opened = self._opened(inode, parts, flags)
+            return self._entry(inode) + opened
+        self._check(command)
+        return self._created(parent, name, parts, flags, is_new=True)
 
-    def read(self, _path: str | None, size: int, offset: int, info: Any) -> bytes:
-        return self._files.read(self._files.get(info.fh), size, offset)
+    def _create_exclusively(self, command: Write, parent: Inode, name: str, flags: int) -> bytes:
+        self._execute(command)
+        parts = (*self._inodes.parts(parent), name)
+        return self._created(parent, name, parts, flags, is_new=False)
 
-    def write(self, _path: str | None, data: bytes, offset: int, info: Any) -> int:
-        file = self._files.get(info.fh)
+    def _created(self, parent: Inode, name: str, parts: Parts, flags: int, *, is_new: bool) -> bytes:
+        file = OpenFile(parts, is_append=bool(flags & os.O_APPEND), is_new=is_new)
+        if is_new:
+            self._files.change(file, emptied)
+        inode = self._inodes.writer(parent, name, lookup(self._root(), parts))
+        inode.latest = file
+        opened = wire.open_answer(self._files.add(file), wire.FOPEN_DIRECT_IO)
+        return self._entry(inode) + opened
+
+    def _read(self, call: Call) -> bytes:
+        handle, offset, size = wire.transfer(call.body)
+        if handle != _CACHED:
+            return self._files.read(self._files.get(handle), size, offset)
+        inode = self._inode(call)
+        assert isinstance(inode, FileInode)
+        return inode.content[offset : offset + size]
+
+    def _write(self, call: Call) -> bytes:
+        handle, offset, _size = wire.transfer(call.body)
+        data = wire.written(call.body)
+        file = self._files.get(handle)
         if file.special is not None:
-            return self._write_special(file, data)
+            return wire.write_answer(self._write_special(file, data))
         if not file.is_dirty:
             self._need_quorum()
         # The kernel's idea of the end may be old; the buffer's is not, and the commit knows better still.
         at = None if file.is_append else offset
-        return self._files.change(file, lambda buffer: buffer.write(data, at))
+        return wire.write_answer(self._files.change(file, lambda buffer: buffer.write(data, at)))
 
-    def truncate(self, path: str | None, length: int, info: Any = None) -> int:
-        self._need_quorum()
-        if info is not None:
-            file = self._files.get(info.fh)
-            if file.special is not None:
-                raise OSError(errno.EIO, "computed files are not written")
-            return self._files.change(file, _cut(length))
-        assert path is not None
-        parts = _parts(path)
-        if len(parts) == 1 and parts[0] in rules.RESERVED:
-            raise OSError(errno.EIO, "computed files are not written")
-        self._files.settle(parts)
-        node = lookup(self._root(), parts)
-        if not isinstance(node, File):
-            raise OSError(errno.EISDIR if node is not None else self._missing(parts), path)
-        file = OpenFile(parts)
-        self._files.change(file, _cut(length))
-        self._files.commit(file)
-        return 0
-
-    def flush(self, _path: str | None, info: Any) -> int:
+    def _flush(self, call: Call) -> bytes | None:
         """Each close(2) of a descriptor. What fails is told here and then forgotten: there is nobody left to retry."""
-        file = self._files.get(info.fh)
-        if not file.is_dirty or (file.buffer is not None and file.buffer.is_blank and self._is_open_elsewhere(file)):
-            return 0
-        try:
-            self._files.commit(file)
-        except (KvorumError, OSError):
-            self._drop(file)
-            raise
-        return 0
+        file = self._dirty(call)
+        if file is None:
+            return _DONE
 
-    def fsync(self, _path: str | None, _datasync: int, info: Any) -> int:
-        self._files.commit(self._files.get(info.fh))
-        return 0
+        def work() -> bytes:
+            if file.buffer is not None and file.buffer.is_blank and self._is_open_elsewhere(call):
+                return _DONE
+            try:
+                return self._settle(file)
+            except (KvorumError, OSError):
+                self._drop(file)
+                raise
 
-    def release(self, _path: str | None, info: Any) -> int:
+        self._session.later(call, work)
+        return None
+
+    def _fsync(self, call: Call) -> bytes | None:
+        file = self._dirty(call)
+        if file is None:
+            return _DONE
+        self._session.later(call, lambda: self._settle(file, in_step=False))
+        return None
+
+    def _release(self, call: Call) -> bytes | None:
         """After the last close. Only what flush left for later can be pending here; nobody hears of its failure but the log."""
-        file = self._files.get(info.fh)
-        try:
-            self._files.commit(file)
-        except (KvorumError, OSError) as error:
-            log.warning("%s: not saved: %s", join(file.parts), error)
-        finally:
-            self._files.discard(info.fh)
-        return 0
+        handle = wire.handle(call.body)
+        if handle == _CACHED:
+            inode = self._inodes.by_id.get(call.node)
+            if isinstance(inode, FileInode):
+                self._inodes.released(inode)
+            return _DONE
+        if handle == _ECHO:
+            return _DONE
+        file = self._dirty(call)
+        if file is None:
+            self._files.discard(handle)
+            return _DONE
+
+        def work() -> bytes:
+            try:
+                self._settle(file)
+            except (KvorumError, OSError) as error:
+                log.warning("%s: not saved: %s", join(file.parts), error)
+            finally:
+                self._files.discard(handle)
+            return _DONE
+
+        self._session.later(call, work)
+        return None
 
     # Names
 
-    def mknod(self, path: str, mode: int, _device: int) -> int:
-        if not stat.S_ISREG(mode):
+    def _mknod(self, call: Call) -> bytes | None:
+        parent = self._inode(call)
+        name, parts = self._child(parent, wire.name(call.body, 16))
+        if not stat.S_ISREG(wire.flags(call.body)):
             raise OSError(errno.ENOSYS, "only files and directories")
-        self._need_quorum()
-        self._execute(Write(join(_parts(path)), b"", absent=True))
-        return 0
+        return self._make(call, parent, name, Write(join(parts), b"", absent=True))
 
-    def mkdir(self, path: str, _mode: int) -> int:
-        self._need_quorum()
-        self._execute(Mkdir(join(_parts(path))))
-        return 0
+    def _mkdir(self, call: Call) -> bytes | None:
+        parent = self._inode(call)
+        name, parts = self._child(parent, wire.name(call.body, 8))
+        if call.pid == self._echo.thread_id:
+            return self._echoed(parent, name, parts)
+        return self._make(call, parent, name, Mkdir(join(parts)))
 
-    def unlink(self, path: str) -> int:
+    def _make(self, call: Call, parent: Inode, name: str, command: Write | Mkdir) -> bytes | None:
         self._need_quorum()
-        parts = _parts(path)
-        if self._files.unlinked(parts) and lookup(self._root(), parts) is None:
-            return 0
-        self._execute(Delete(join(parts), only="file"))
-        return 0
 
-    def rmdir(self, path: str) -> int:
+        def work() -> bytes:
+            self._execute(command)
+            inode = self._public(parent, name, (*self._inodes.parts(parent), name))
+            if inode is None:
+                raise OSError(errno.ENOENT, "made, and removed by somebody else")
+            return self._entry(inode)
+
+        self._session.later(call, work)
+        return None
+
+    def _unlink(self, call: Call) -> bytes | None:
+        return self._remove(call, is_directory=False)
+
+    def _rmdir(self, call: Call) -> bytes | None:
+        return self._remove(call, is_directory=True)
+
+    def _remove(self, call: Call, *, is_directory: bool) -> bytes | None:
+        parent = self._inode(call)
+        name, parts = self._child(parent, wire.name(call.body))
+        if call.pid == self._echo.thread_id:
+            return _DONE
         self._need_quorum()
-        parts = _parts(path)
-        if self._files.new_names(parts):
-            raise OSError(errno.ENOTEMPTY, path)
-        self._execute(Delete(join(parts), only="directory"))
-        return 0
 
-    def rename(self, path: str, new_path: str) -> int:
+        def work() -> bytes:
+            if is_directory and self._files.new_names(parts):
+                raise OSError(errno.ENOTEMPTY, name)
+            was_only_pending = not is_directory and self._files.unlinked(parts) and lookup(self._root(), parts) is None
+            if not was_only_pending:
+                self._execute(Delete(join(parts), only="directory" if is_directory else "file"))
+            self._inodes.unlinked(parent, name)
+            return _DONE
+
+        self._session.later(call, work)
+        return None
+
+    def _rename(self, call: Call) -> bytes | None:
+        is_plain = call.opcode == wire.RENAME
+        flags = 0 if is_plain else wire.flags(call.body[8:12])
+        if flags & ~wire.RENAME_NOREPLACE:
+            raise OSError(errno.EINVAL, "names are not exchanged")
+        old, new = wire.two_names(call.body, 8 if is_plain else 16)
+        new_parent = self._inodes.by_id.get(wire.handle(call.body))
+        if new_parent is None:
+            raise OSError(errno.ESTALE, "no such inode")
+        _name, parts = self._child(self._inode(call), old)
+        _name, target = self._child(new_parent, new)
+        if call.pid == self._echo.thread_id:
+            return _DONE
         self._need_quorum()
-        parts, target = _parts(path), _parts(new_path)
-        self._files.settle(parts)
-        self._execute(Move(join(parts), join(target), replace=True))
-        self._files.moved(parts, target)
-        return 0
 
-    def link(self, _target: str, _source: str) -> int:
+        def work() -> bytes:
+            self._files.settle(parts)
+            done = self._execute(Move(join(parts), join(target), replace=not flags))
+            if parts != target:
+                node = lookup(self._root(), target)
+                if node is not None:
+                    self._follower.moved(done.index, parts, target, node)
+                self._files.moved(parts, target)
+            return _DONE
+
+        self._session.later(call, work)
+        return None
+
+    def _link(self, _call: Call) -> bytes:
         raise OSError(errno.EPERM, "an entry has one name")
 
     # Attributes
 
-    def chmod(self, path: str, mode: int) -> int:
-        parts = _parts(path)
-        is_directory = stat.S_ISDIR(self.getattr(path)["st_mode"])
-        if not rules.chmod_is_harmless(parts, mode, is_directory=is_directory):
-            raise OSError(errno.EPERM, "modes follow from the path")
-        return 0
+    def _setattr(self, call: Call) -> bytes | None:
+        inode = self._inode(call)
+        wanted = wire.set_attributes(call.body)
+        if call.pid == self._echo.thread_id:
+            return self._attributes(inode)
+        if wanted.valid & wire.FATTR_MODE:
+            self._chmod(inode, wanted.mode)
+        if wanted.valid & (wire.FATTR_UID | wire.FATTR_GID):
+            self._chown(wanted)
+        if wanted.valid & wire.FATTR_SIZE:
+            return self._truncate(call, inode, wanted)
+        if wanted.valid & wire.FATTR_MTIME:
+            self._need_quorum()
+            self._session.later(call, lambda: self._touch(inode, wanted))
+            return None
+        return self._attributes(inode)
 
-    def chown(self, _path: str, uid: int, gid: int) -> int:
-        if uid not in (-1, 0) or gid not in (-1, self._gid):
-            raise OSError(errno.EPERM, "all belongs to root")
-        return 0
-
-    def utimens(self, path: str, times: tuple[int, int] | None = None) -> int:
+    def _truncate(self, call: Call, inode: Inode, wanted: wire.SetAttributes) -> bytes | None:
         self._need_quorum()
-        parts = _parts(path)
-        stamp = UTIME_NOW if times is None else times[1]
-        if stamp == UTIME_OMIT:
-            return 0
+        if wanted.valid & wire.FATTR_FH and wanted.handle != _CACHED:
+            file = self._files.get(wanted.handle)
+            if file.special is None:
+                self._files.change(file, cut(wanted.size))
+                return self._attributes(inode)
+        if isinstance(inode, FileInode):
+            raise self._lead_to_writers(call, inode)
+        if not isinstance(inode, WriterInode):
+            raise OSError(errno.EIO, "computed files are not written")
+        self._led.pop(call.pid, None)
+        self._session.later(call, lambda: self._truncate_now(inode, wanted.size))
+        return None
+
+    def _truncate_now(self, inode: WriterInode, size: int) -> bytes:
+        parts = self._inodes.parts(inode)
+        self._files.settle(parts)
+        if not isinstance(lookup(self._root(), parts), File):
+            raise OSError(errno.ESTALE, "the file is gone")
+        file = OpenFile(parts)
+        self._files.change(file, cut(size))
+        self._settle(file, in_step=False)
+        return self._attributes(inode)
+
+    def _touch(self, inode: Inode, wanted: wire.SetAttributes) -> bytes:
+        parts = self._inodes.parts(inode)
         self._files.settle(parts)
         node = lookup(self._root(), parts)
-        if stamp == 0 and isinstance(node, Directory) and rules.is_lock(parts, node):
-            return self._break_lock(parts, node)
-        mtime = None if stamp == UTIME_NOW else stamp // 1_000_000_000
-        self._execute(Touch(join(parts), mtime))
-        return 0
+        mtime = None if wanted.valid & wire.FATTR_MTIME_NOW else wanted.mtime
+        if mtime == 0 and isinstance(node, Directory) and rules.is_lock(parts, node):
+            self._break_lock(parts, node)
+            self._follower.refresh(parts)
+        else:
+            self._execute(Touch(join(parts), mtime))
+            node = lookup(self._root(), parts)
+            if isinstance(inode, FileInode) and isinstance(node, File) and inode.is_version(node):
+                inode.mtime = node.mtime
+        return self._attributes(inode)
 
     # Leaves
+
+    def _inode(self, call: Call) -> Inode:
+        inode = self._inodes.by_id.get(call.node)
+        if inode is None:
+            raise OSError(errno.ESTALE, "no such inode")
+        return inode
+
+    def _child(self, parent: Inode, label: bytes) -> tuple[str, Parts]:
+        try:
+            name = label.decode()
+        except UnicodeDecodeError:
+            raise OSError(errno.EILSEQ, "names are UTF-8") from None
+        parts = (*self._inodes.parts(parent), name)
+        verdict = rules.split(join(parts))
+        if isinstance(verdict, Refusal):
+            raise OSError(to_errno(verdict), verdict.message)
+        if parent.is_gone:
+            raise OSError(errno.ENOENT, "the directory is gone")
+        return name, parts
+
+    def _entry(self, inode: Inode) -> bytes:
+        is_kept = isinstance(inode, FileInode | DirectoryInode) and not inode.is_gone
+        keep_s = LONG_S if is_kept else 0
+        self._inodes.told(inode)
+        return wire.entry(inode.id, self._shown.of(inode), name_s=keep_s, attributes_s=keep_s)
+
+    def _attributes(self, inode: Inode) -> bytes:
+        is_kept = isinstance(inode, FileInode | DirectoryInode)
+        return wire.attributes_answer(self._shown.of(inode), valid_s=LONG_S if is_kept else 0)
+
+    def _echoed(self, parent: Inode, name: str, parts: Parts) -> bytes:
+        """What the thread of `clusterfs.inotify` must find or make; by now it may be gone, or never have come here."""
+        step = self._echo.step
+        inode = self._public(parent, name, parts) if step.is_real else None
+        if inode is None or isinstance(inode, DirectoryInode) != isinstance(step.node, Directory):
+            inode = self._inodes.loose(parent, name, step.node)
+        self._inodes.told(inode)
+        return wire.entry(inode.id, self._shown.of(inode), name_s=0, attributes_s=0)
 
     def _root(self) -> Directory:
         return self._store.state().root
 
     def _propose(self, op: Op) -> Result:
-        return self._store.propose(op, self._deadline_s)
+        paths = (op.path, op.new_path) if isinstance(op, Move) else (getattr(op, "path", ""),)
+        with self._own.making(*paths) as made:
+            result = self._store.propose(op, self._deadline_s)
+            made(result)
+            return result
 
-    def _execute(self, op: Op) -> None:
+    def _execute(self, op: Op) -> Done:
         result = self._propose(op)
         if isinstance(result, Refusal):
             raise OSError(to_errno(result), result.message)
+        return result
 
     def _check(self, op: Op) -> None:
         """Fails now if the command would fail now; it is sent later."""
@@ -343,15 +616,56 @@ class Mount:
         if refusal is not None:
             raise OSError(to_errno(refusal), refusal.message)
 
+    def _is_quorate(self) -> bool:
+        is_quorate = self._store.is_quorate()
+        if is_quorate != self._was_quorate:
+            is_first, self._was_quorate = self._was_quorate is None, is_quorate
+            if not is_first:
+                self._follower.attributes_changed()
+        return is_quorate
+
     def _need_quorum(self) -> None:
-        if not self._store.is_quorate():
+        if not self._is_quorate():
             raise OSError(errno.EACCES, "no quorum")
 
-    def _break_lock(self, parts: Parts, node: Directory) -> int:
+    def _dirty(self, call: Call) -> OpenFile | None:
+        handle = wire.handle(call.body)
+        if handle in (_CACHED, _ECHO):
+            return None
+        file = self._files.get(handle)
+        return file if file.is_dirty else None
+
+    def _settle(self, file: OpenFile, *, in_step: bool = True) -> bytes:
+        """Commits. With `in_step` this node's programs see it by name when it returns.
+
+        Without, the follower sees to that: for calls during which the kernel holds the inode's lock (all but open, close and
+        release), since the notice would wait for that lock and the call for the notice.
+        """
+        was_new = file.is_new
+        self._files.commit(file)
+        parts = file.parts
+        parent, node = self._inodes.at(parts[:-1]), lookup(self._root(), parts)
+        if was_new and parent is not None and node is not None:
+            self._inodes.committed(parent, parts[-1], node)
+        if in_step:
+            self._follower.refresh(parts)
+        return _DONE
+
+    def _chmod(self, inode: Inode, mode: int) -> None:
+        is_directory = isinstance(inode, DirectoryInode)
+        if not rules.chmod_is_harmless(self._inodes.parts(inode), mode, is_directory=is_directory):
+            raise OSError(errno.EPERM, "modes follow from the path")
+
+    def _chown(self, wanted: wire.SetAttributes) -> None:
+        is_uid_kept = not wanted.valid & wire.FATTR_UID or wanted.uid == 0
+        is_gid_kept = not wanted.valid & wire.FATTR_GID or wanted.gid == self._gid
+        if not (is_uid_kept and is_gid_kept):
+            raise OSError(errno.EPERM, "all belongs to root")
+
+    def _break_lock(self, parts: Parts, node: Directory) -> None:
         if not rules.lock_may_be_broken(self._store.lock_age_s(join(parts), node.version)):
             raise OSError(errno.EACCES, "the lock is young")
         self._execute(Unlock(join(parts), node.version))
-        return 0
 
     def _write_special(self, file: OpenFile, data: bytes) -> int:
         if file.parts != (".debug",) or data not in (b"0\n", b"1\n"):
@@ -365,91 +679,13 @@ class Mount:
             if file.buffer is not None:
                 file.buffer.drop()
 
-    def _is_open_elsewhere(self, file: OpenFile) -> bool:
+    def _is_open_elsewhere(self, call: Call) -> bool:
         """The closing program has another descriptor of this file: a shell redirecting (open, dup2, close, then write).
 
         Sending the empty file now would show it to the whole cluster and cost an entry; another close will come.
         """
-        import fuse  # libfuse is loaded by who mounts, not by who imports the handlers
-
-        _uid, _gid, pid = fuse.fuse_get_context()
-        path = self._mountpoint / join(file.parts)
-        try:
-            descriptors = list(Path(f"/proc/{pid}/fd").iterdir()) if pid else []
-        except OSError:
-            return False
-        for descriptor in descriptors:
-            try:
-                if descriptor.readlink() == path:
-                    return True
-            except OSError:
-                continue
-        return False
+        inode = self._inodes.by_id.get(call.node)
+        return inode is not None and has_open(call.pid, self._mountpoint, inode.ino)
 
     def _missing(self, parts: Parts) -> int:
         return errno.ENOTDIR if crosses_file(self._root(), parts) else errno.ENOENT
-
-    def _special_attributes(self, parts: Parts) -> Attributes | None:
-        if len(parts) != 1:
-            return None
-        (name,) = parts
-        if name in self._store.links:
-            bits = 0o755 if self._store.is_quorate() else 0o555
-            return self._attributes(stat.S_IFLNK | bits, size=len(self._store.links[name]))
-        if name in self._store.specials:
-            bits = 0o640 if name == ".debug" else 0o440
-            return self._attributes(stat.S_IFREG | bits, size=len(self._store.specials[name]()), mtime=int(time.time()))
-        return None
-
-    def _node_attributes(self, parts: Parts, node: Node) -> Attributes:
-        is_directory = isinstance(node, Directory)
-        return self._attributes(
-            rules.mode(parts, is_directory=is_directory, is_quorate=self._store.is_quorate()),
-            size=0 if isinstance(node, Directory) else len(node.content),
-            mtime=node.mtime,
-            links=2 if is_directory else 1,
-        )
-
-    def _attributes(self, mode: int, *, size: int, mtime: int = 0, links: int = 1) -> Attributes:
-        stamp = mtime * 1_000_000_000
-        return {
-            "st_mode": mode,
-            "st_nlink": links,
-            "st_uid": 0,
-            "st_gid": self._gid,
-            "st_size": size,
-            "st_blocks": -(-size // 512),
-            "st_blksize": BLOCK_BYTES,
-            "st_atime": stamp,
-            "st_mtime": stamp,
-            "st_ctime": stamp,
-        }
-
-
-def _parts(path: str) -> Parts:
-    """The path as fusepy hands it over: bytes in the clothes of Latin-1, because names need not be UTF-8 for the kernel."""
-    try:
-        text = path.encode("latin-1").decode()
-    except UnicodeDecodeError:
-        raise OSError(errno.EILSEQ, "names are UTF-8") from None
-    parts = rules.split(text)
-    if isinstance(parts, Refusal):
-        raise OSError(to_errno(parts), parts.message)
-    return parts
-
-
-def _out(name: str) -> str:
-    return name.encode().decode("latin-1")
-
-
-def _empty(buffer: Any) -> int:
-    buffer.empty()
-    return 0
-
-
-def _cut(length: int) -> Callable[[Any], int]:
-    def cut(buffer: Any) -> int:
-        buffer.truncate(length)
-        return 0
-
-    return cut

@@ -9,11 +9,10 @@ import errno
 import grp
 import logging
 import os
-import signal
 import threading
-import time
 from pathlib import Path
 
+from clusterfs.fusesession import Session
 from clusterfs.mount import Mount
 from kvorum.errors import KvorumError
 
@@ -22,7 +21,7 @@ log = logging.getLogger(__name__)
 FILE_SYSTEM = "kvorum"
 GROUP = "www-data"
 MOUNT_TIMEOUT_S = 10.0
-_MNT_DETACH = 2
+_MNT_FORCE, _MNT_DETACH = 1, 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -34,6 +33,7 @@ class Mounted:
         self._operations = operations
         self._mountpoint = mountpoint
         self._thread = threading.Thread(target=self._serve, name="fuse", daemon=True)
+        self._session: Session
         self._failure: BaseException | None = None
 
     def start(self) -> None:
@@ -45,14 +45,15 @@ class Mounted:
                 log.warning("%s is not empty: what is in it is hidden while mounted", self._mountpoint)
         except OSError as error:
             raise KvorumError(f"{self._mountpoint} cannot be mounted on: {error}") from error
+        self._session = Session(_mount(self._mountpoint))
         self._thread.start()
-        end = time.monotonic() + MOUNT_TIMEOUT_S
-        while not self._operations.wait_mounted(0.1):
-            if not self._thread.is_alive() or time.monotonic() > end:
-                raise KvorumError(
-                    f"{self._mountpoint} is not mounted: {self._failure or 'no answer from the kernel'}",
-                    remedy="is /dev/fuse there, and does this process run as root?",
-                )
+        if not self._session.is_ready.wait(MOUNT_TIMEOUT_S):
+            _umount(self._mountpoint, flags=_MNT_FORCE | _MNT_DETACH)
+            raise KvorumError(
+                f"{self._mountpoint} is not mounted: {self._failure or 'no answer from the kernel'}",
+                remedy="is /dev/fuse there, and does this process run as root?",
+            )
+        self._operations.mounted()
         log.info("mounted on %s", self._mountpoint)
 
     @property
@@ -60,50 +61,48 @@ class Mounted:
         return self._thread.is_alive() and is_mounted(self._mountpoint)
 
     def unmount(self) -> None:
-        """A mount that is in use goes from the tree at once and for good when the last user leaves it."""
+        """Within seconds, whoever uses it: what is still open then answers with an error and hangs nobody."""
+        self._operations.stop()
         if is_mounted(self._mountpoint):
             _umount(self._mountpoint)
         self._thread.join(timeout=2.0)
         log.info("unmounted %s", self._mountpoint)
 
     def _serve(self) -> None:
-        from fuse import FUSE  # loads libfuse, which a process that only talks to the daemon does not need
-
         try:
-            FUSE(
-                self._operations,
-                str(self._mountpoint),
-                raw_fi=True,
-                encoding="latin-1",
-                foreground=True,
-                nothreads=False,
-                allow_other=True,
-                default_permissions=True,
-                big_writes=True,
-                hard_remove=True,
-                atomic_o_trunc=True,
-                nonempty=True,
-                # A change on another node is seen at once: the kernel remembers nothing.
-                attr_timeout=0,
-                entry_timeout=0,
-                negative_timeout=0,
-                fsname=FILE_SYSTEM,
-                subtype=FILE_SYSTEM,
-            )
+            self._session.serve(self._operations.attach(self._session))
         except BaseException as error:
             self._failure = error
-            log.error("the mount on %s ended: %s", self._mountpoint, error)
+            log.exception("the mount on %s ended", self._mountpoint)
         finally:
-            _ignore_broken_pipes()
+            # Whoever still asks is refused by the kernel from here on.
+            self._session.close()
 
 
-def _ignore_broken_pipes() -> None:
-    """libfuse 2.9 sets SIGPIPE to its default when it ends (fuse_remove_signal_handlers), whatever it was before.
+def _mount(mountpoint: Path) -> int:
+    """Mounts with libfuse, as fusepy has loaded it, and returns the device: what it says is `clusterfs.fusewire`'s."""
+    from fuse import _libfuse  # a process that only talks to the daemon does not need libfuse
 
-    The next write to a closed connection would then end the process in place of raising. Python lets only its main thread
-    set signals; signal(2) itself has no such rule.
-    """
-    _libc.signal(int(signal.SIGPIPE), ctypes.c_void_p(int(signal.SIG_IGN)))
+    options = f"allow_other,default_permissions,nonempty,fsname={FILE_SYSTEM},subtype={FILE_SYSTEM}"
+    words = [b"kvorum", b"-o", options.encode()]
+    arguments = _Arguments(len(words), (ctypes.c_char_p * (len(words) + 1))(*words, None), 0)
+    _libfuse.fuse_mount.restype = ctypes.c_void_p
+    _libfuse.fuse_mount.argtypes = [ctypes.c_char_p, ctypes.POINTER(_Arguments)]
+    _libfuse.fuse_chan_fd.argtypes = [ctypes.c_void_p]
+    channel = _libfuse.fuse_mount(os.fsencode(mountpoint), ctypes.byref(arguments))
+    if not channel:
+        raise KvorumError(
+            f"{mountpoint} cannot be mounted", remedy="is /dev/fuse there, and does this process run as root?"
+        )
+    device = int(_libfuse.fuse_chan_fd(channel))
+    os.set_inheritable(device, False)
+    return device
+
+
+class _Arguments(ctypes.Structure):
+    """struct fuse_args"""
+
+    _fields_ = (("argc", ctypes.c_int), ("argv", ctypes.POINTER(ctypes.c_char_p)), ("allocated", ctypes.c_int))
 
 
 def mounts_at(mountpoint: Path, *, mountinfo: str) -> list[str]:
@@ -146,7 +145,7 @@ def _umount(mountpoint: Path, *, flags: int = 0) -> None:
         return
     number = ctypes.get_errno()
     if number == errno.EBUSY and not flags & _MNT_DETACH:
-        _umount(mountpoint, flags=_MNT_DETACH)
+        _umount(mountpoint, flags=_MNT_FORCE | _MNT_DETACH)
     elif number != errno.EINVAL:  # EINVAL: no longer mounted
         log.error("unmounting %s: %s", mountpoint, os.strerror(number))
 

@@ -167,6 +167,7 @@ class OpenFiles:
                             buffer.committed(op.content, result.version)
                             file.is_new = False
                             file.snapshot = op.content
+                        self._overtaken(file)
                         return
                     case Refusal(code=Code.stale | Code.exists) if op.expected_version is not None or op.absent:
                         if not _is_about_version(self._root(), file.parts, op):
@@ -191,6 +192,15 @@ class OpenFiles:
             return Write(path, buffer.on_top_of(there.content), expected_version=there.version)
         except TooBig:
             raise OSError(errno.EFBIG, f"a file is at most {MAX_FILE_BYTES} bytes") from None
+
+    def _overtaken(self, file: OpenFile) -> None:
+        """Who emptied the file before this one was opened, and has written nothing since, has nothing left to save."""
+        with self._mutex:
+            for other in self._by_path.get(file.parts, []):
+                if other is file:
+                    return
+                if other.buffer is not None and other.buffer.is_blank and not other.is_new:
+                    other.buffer.drop()
 
     def _forget_path(self, file: OpenFile) -> None:
         files = self._by_path.get(file.parts, [])
@@ -218,3 +228,19 @@ def _is_about_version(root: Directory, parts: Parts, op: Write) -> bool:
     if op.absent:
         return there is not None
     return there is None or there.version != op.expected_version
+
+
+def emptied(buffer: FileBuffer) -> int:
+    """An edit: as opened with O_TRUNC."""
+    buffer.empty()
+    return 0
+
+
+def cut(length: int) -> Callable[[FileBuffer], int]:
+    """An edit: cut to `length`, or filled up with zero bytes."""
+
+    def edit(buffer: FileBuffer) -> int:
+        buffer.truncate(length)
+        return 0
+
+    return edit

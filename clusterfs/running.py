@@ -139,6 +139,8 @@ class Running:
             lock_age_s=self.machine.lock_age_s,
             specials=self._computed.files(),
             links=special.links(self.identity.name),
+            index=lambda: self.machine.view.index,
+            events_after=lambda index, timeout_s: self.machine.events_after(index, timeout_s=timeout_s),
             set_debug=set_debug,
             node_uid=self.identity.uid,
         )

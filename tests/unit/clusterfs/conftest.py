@@ -98,6 +98,7 @@ class MountedStore:
     proposer: Proposer
     clock: list[float]
     mounted: Mounted
+    operations: Mount
 
     def execute(self, op: Op) -> Result:
         return self.proposer.propose(op, Author("test"))
@@ -163,13 +164,16 @@ def mount_store(directory: Path, *, link_node: str = "n1") -> MountedStore:
         lock_age_s=machine.lock_age_s,
         specials=specials,
         links=special.links(link_node),
+        index=lambda: machine.view.index,
+        events_after=lambda index, timeout_s: machine.events_after(index, timeout_s=timeout_s),
         set_debug=lambda on: debug.__setitem__(0, on),
         node_uid=N1,
     )
     proposer.execute(MemberPut(N1, "n1", "127.0.0.1"))
-    mounted = Mounted(Mount(store, mountpoint=directory, gid=group_id(), deadline_s=5.0), directory)
+    operations = Mount(store, mountpoint=directory, gid=group_id(), deadline_s=5.0)
+    mounted = Mounted(operations, directory)
     mounted.start()
-    return MountedStore(directory, machine, replica, proposer, clock, mounted)
+    return MountedStore(directory, machine, replica, proposer, clock, mounted, operations)
 
 
 @pytest.fixture
