@@ -28,7 +28,7 @@ def load(directory: Path) -> Seed | None:
         return msgspec.json.decode(path.read_bytes(), type=Seed)
     except FileNotFoundError:
         return None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(
             f"the list of members does not parse: {error}",
             path=str(path),

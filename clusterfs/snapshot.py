@@ -169,7 +169,7 @@ def decode(chunks: Iterable[bytes]) -> State:
     """Raises BadSnapshot."""
     try:
         return _decode(_frames(chunks))
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, IndexError, StopIteration) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, IndexError, StopIteration, RecursionError) as error:
         raise BadSnapshot(f"the snapshot does not decode: {error}") from error
 
 

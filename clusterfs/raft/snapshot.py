@@ -185,13 +185,14 @@ class _Reader:
         self._file = file
         self._path = path
         self._at = 0
+        self._end = file.size()
 
     def header(self) -> _Header:
         if self._take(len(MAGIC)) != MAGIC:
             raise _damaged(self._path, "it is no snapshot, or one of an unknown version")
         try:
             return msgspec.msgpack.decode(self.chunk(), type=_Header)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise _damaged(self._path, f"its header does not parse: {error}") from error
 
     def chunk(self) -> bytes:
@@ -201,8 +202,8 @@ class _Reader:
         return self._take(length)
 
     def _take(self, size: int) -> bytes:
-        data = self._file.read(size, at=self._at)
-        if len(data) != size:
+        # Before it is read: a length that lies must not take the memory for it.
+        if size > self._end - self._at or len(data := self._file.read(size, at=self._at)) != size:
             raise _damaged(self._path, "it ends early")
         self._at += size
         return data

@@ -82,8 +82,10 @@ class Options:
     # Entries sent to a follower and not acknowledged yet.
     window_entries: int = 8192
     queue_bytes: int = 64 * 2**20
-    compact_entries: int = 5000
-    compact_bytes: int = 64 * 2**20
+    # A snapshot is due after so much log. It costs as much as the state has, and the log in between only disk: its commands leave
+    # memory (`journal.MEMORY_BYTES`).
+    compact_entries: int = 20_000
+    compact_bytes: int = 32 * 2**20
     # Entries kept behind a snapshot, so that a node which was away shortly catches up by the log.
     keep_entries: int = 1000
     keep_bytes: int = 8 * 2**20
