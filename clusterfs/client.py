@@ -260,6 +260,19 @@ class StoreClient:
     async def status(self, *, deadline_s: float = READ_S) -> replica_pb2.GetReplicaStatusResponse:
         return await self._call(self._replica.GetReplicaStatus, replica_pb2.GetReplicaStatusRequest(), deadline_s)
 
+    async def plan_recovery(self) -> replica_pb2.PlanRecoveryResponse:
+        return await self._call(self._replica.PlanRecovery, replica_pb2.PlanRecoveryRequest(), READ_S)
+
+    async def recover(self, confirm: str, *, force: bool = False) -> replica_pb2.RecoverReplicaResponse:
+        """Go on from this node alone. Raises InvalidInput, Refused."""
+        request = replica_pb2.RecoverReplicaRequest(confirm=confirm, force=force)
+        return await self._call(self._replica.RecoverReplica, request, ACTIVATE_S)
+
+    async def rejoin(self) -> str:
+        """Begin anew in the cluster that was recovered without this node; where its data from before is. Raises Refused."""
+        response = await self._call(self._replica.RejoinReplica, replica_pb2.RejoinReplicaRequest(), ACTIVATE_S)
+        return response.archive_path
+
     async def add_member(
         self, member: replica_pb2.Member, *, author: str = "", source: str = "", deadline_s: float = MEMBER_S
     ) -> replica_pb2.Member:

@@ -10,15 +10,27 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from msgspec import structs
+
 from clusterfs import seed as seeds
-from clusterfs.commands import MemberPut, MemberRemove
+from clusterfs.commands import MemberPut, MemberRemove, Write
 from clusterfs.consensus import ReplicaFactory
 from clusterfs.membership import Member
 from clusterfs.proposer import Author
+from clusterfs.recovering import (
+    Plan,
+    free_name,
+    in_store,
+    keep_copy,
+    note_locally,
+    plan_of,
+    recover_data,
+    require_meant,
+)
 from clusterfs.running import Running
 from clusterfs.seed import Seed
 from clusterfs.voting import Promote, next_step
@@ -202,6 +214,60 @@ class Daemon:
         for step in (forget, outvote) if uid == running.identity.uid else (outvote, forget):
             step()
 
+    def plan_recovery(self) -> Plan:
+        running = self.running
+        return plan_of(running.identity, running.replica.status(), running.machine.state)
+
+    def recover(self, confirmation: str, author: Author, *, force: bool) -> tuple[Plan, Path]:
+        """Goes on alone, with everything that this node holds; returns what was done, and where the data from before is.
+
+        Raises InvalidInput (not confirmed), Refused (others live). When it fails in the middle the data is as it was or
+        recovered, and this node starts with it.
+        """
+        with self._mutex:
+            running = self.running
+            plan = self.plan_recovery()
+            require_meant(plan, confirmation, force=force)
+            log.warning("recovering %s alone as epoch %d, asked by %s", plan.cluster_name, plan.epoch, author.name)
+            superseded_by = running.replica.status().superseded_by
+            running.stop()
+            self._running = None
+            identity, seed = running.identity, running.seed
+            try:
+                copy = keep_copy(self._places.clusterfs, self._places.state)
+                epoch, last_index = recover_data(self._places.clusterfs, identity, above=superseded_by)
+                plan = replace(plan, epoch=epoch, last_index=last_index)
+                note_locally(self._places.state, plan, author=author.name, copy=copy)
+                seed = structs.replace(seed, epoch=epoch, joining=False)
+                seeds.save(seed, self._places.clusterfs)
+            finally:
+                running = self._start(identity, seed)
+        _wait_for_quorum(running)
+        path, content = in_store(plan, identity, running.machine.state.members)
+        reason = f"recovered from {identity.name} alone as epoch {epoch}: the majority was lost"
+        running.proposer.execute(Write(path, content, parents=True), replace(author, reason=reason))
+        running.note_warning(f"{reason}; {', '.join(plan.lost) or 'nobody'} must rejoin")
+        return plan, copy
+
+    def rejoin(self) -> Path:
+        """Begins anew in the cluster that was recovered without this node; returns where its own data is kept."""
+        with self._mutex:
+            running = self.running
+            epoch = running.replica.status().superseded_by
+            if not epoch:
+                raise Refused(
+                    "this node has not heard of a recovery of its cluster",
+                    remedy="it must reach the recovered node first; see 'kvorum cluster status'",
+                )
+            running.stop()
+            self._running = None
+            archive = self._archive()
+            seed = structs.replace(running.seed, joining=True, epoch=epoch)
+            seeds.save(seed, self._places.clusterfs)
+            self._start(running.identity, seed)
+        log.warning("joins epoch %d anew; what this node held is in %s", epoch, archive)
+        return archive
+
     def _start(self, identity: Identity, seed: Seed) -> Running:
         running = Running(
             identity=identity,
@@ -218,12 +284,9 @@ class Daemon:
 
     def _archive(self) -> Path:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        for number in range(1, 1000):
-            target = self._places.state / f"clusterfs-retired-{stamp}-{number}"
-            if not target.exists():
-                self._places.clusterfs.rename(target)
-                return target
-        raise KvorumError(f"{self._places.state} holds too many archives")
+        target = free_name(self._places.state, f"clusterfs-retired-{stamp}")
+        self._places.clusterfs.rename(target)
+        return target
 
     @staticmethod
     def _has_joined(running: Running, uid: str) -> bool:
@@ -261,6 +324,16 @@ def _wait_for_vote(running: Running, uid: str, *, end: float) -> None:
         step = next_step(running.machine.state.members, status.hosts, status.members, others)
         if uid in status.members or not isinstance(step, Promote):
             return
+        time.sleep(POLL_S)
+
+
+def _wait_for_quorum(running: Running) -> None:
+    end = time.monotonic() + FIRST_MEMBER_S
+    while not (running.replica.status().is_quorate and running.replica.status().caught_up):
+        if time.monotonic() > end:
+            raise OutcomeUnknown(
+                "the recovered node does not lead in time", remedy="see its log; 'kvorum cluster status' tells more"
+            )
         time.sleep(POLL_S)
 
 

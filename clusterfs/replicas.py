@@ -8,6 +8,7 @@ from clusterfs.consensus import ReplicaStatus
 from clusterfs.machine import StoreMachine
 from clusterfs.raft import Address, Replica, TlsFiles
 from clusterfs.raft.membership import Change
+from clusterfs.raft.recovery import recover
 from kvorum.node import RAFT_PORT, Identity, Pki
 
 
@@ -84,3 +85,12 @@ def make_replica(
             epoch=epoch,
         )
     )
+
+
+def recover_files(directory: Path, identity: Identity, *, above: int) -> tuple[int, int]:
+    """Make the stopped replica in `directory` the only voter, under an epoch higher than its own and than `above`.
+
+    The new epoch, and the last entry from before. Raises StorageDamaged, AlreadyExists while it runs.
+    """
+    found = recover(directory, uid=identity.uid, address=Address(identity.address, RAFT_PORT), above=above)
+    return found.configuration.epoch, found.last_index - 1

@@ -228,5 +228,8 @@ class Running:
         log.warning("%s", error)
         self._note(_SYSLOG_WARNING, error.message)
 
+    def note_warning(self, message: str) -> None:
+        self._note(_SYSLOG_WARNING, message)
+
     def _note(self, priority: int, message: str) -> None:
         self.gossip.log(priority=priority, tag="cluster", user="root", message=message)

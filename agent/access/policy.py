@@ -35,6 +35,9 @@ POLICY: dict[str, frozenset[Grant]] = {
     "/kvorum.v1.ClusterService/LeaveCluster": LOCAL_ROOT,
     # A leaving node asks another member to take it out.
     "/kvorum.v1.ClusterService/RemoveNode": ROOT_AND_NODES,
+    "/kvorum.v1.ClusterService/PlanClusterRecovery": LOCAL_ROOT,
+    "/kvorum.v1.ClusterService/RecoverCluster": LOCAL_ROOT,
+    "/kvorum.v1.ClusterService/RejoinCluster": LOCAL_ROOT,
     "/kvorum.v1.ClusterService/GetClusterStatus": ROOT_AND_NODES,
     "/kvorum.v1.ClusterService/ListNodes": ROOT_AND_NODES,
     "/kvorum.v1.ClusterService/GetClusterCertificate": TOKEN | ROOT_AND_NODES,

@@ -10,11 +10,11 @@ from google.protobuf import timestamp_pb2
 from agent.access.caller import ROOT_USER, current_caller
 from agent.access.certificates import sign_user
 from agent.access.join_token import render_token
-from agent.membership import admission, founding, joining, leaving
+from agent.membership import admission, founding, joining, leaving, recovering
 from agent.membership.core import Core, authority
 from agent.membership.status import ClusterStatus
 from kvorum.errors import InvalidInput
-from kvorum.ids import parse_node_resource
+from kvorum.ids import node_resource, parse_node_resource
 from kvorum.v1 import cluster_pb2 as pb
 from kvorum.v1 import cluster_pb2_grpc
 
@@ -80,6 +80,32 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
         name = parse_node_resource(request.name, field="name")
         await leaving.remove_node(self._core, name=name, force=request.force, caller=current_caller())
         return pb.RemoveNodeResponse()
+
+    async def PlanClusterRecovery(
+        self, request: pb.PlanClusterRecoveryRequest, context: object
+    ) -> pb.PlanClusterRecoveryResponse:
+        plan = await recovering.plan_recovery(self._core)
+        moment = timestamp_pb2.Timestamp()
+        moment.FromMilliseconds(plan.last_change_ms)
+        return pb.PlanClusterRecoveryResponse(
+            cluster_name=plan.cluster_name,
+            epoch=plan.epoch,
+            last_index=plan.last_index,
+            last_change_time=moment,
+            lost_nodes=[node_resource(name) for name in plan.lost_nodes],
+            obstacles=plan.obstacles,
+        )
+
+    async def RecoverCluster(self, request: pb.RecoverClusterRequest, context: object) -> pb.RecoverClusterResponse:
+        found = await recovering.recover(
+            self._core, confirm=request.confirm, force=request.force, author=current_caller().author
+        )
+        return pb.RecoverClusterResponse(
+            epoch=found.done.epoch, last_index=found.done.last_index, archive_path=found.archive_path
+        )
+
+    async def RejoinCluster(self, request: pb.RejoinClusterRequest, context: object) -> pb.RejoinClusterResponse:
+        return pb.RejoinClusterResponse(archive_path=await recovering.rejoin(self._core))
 
     async def GetClusterStatus(
         self, request: pb.GetClusterStatusRequest, context: object

@@ -7,6 +7,7 @@ import grpc
 from clusterfs.commands import LeaseAcquire, LeaseFence, LeaseRenew, LeaseRest
 from clusterfs.daemon import Daemon
 from clusterfs.membership import Member
+from clusterfs.recovering import Plan
 from clusterfs.services.calls import answering, author, deadline
 from kvorum.ids import parse_node_name, parse_node_uid
 from kvorum.v1 import replica_pb2, replica_pb2_grpc
@@ -78,6 +79,25 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
         return replica_pb2.RemoveMemberResponse()
 
     @answering
+    def PlanRecovery(
+        self, _request: replica_pb2.PlanRecoveryRequest, _context: grpc.ServicerContext
+    ) -> replica_pb2.PlanRecoveryResponse:
+        return _plan(self._daemon.plan_recovery())
+
+    @answering
+    def RecoverReplica(
+        self, request: replica_pb2.RecoverReplicaRequest, context: grpc.ServicerContext
+    ) -> replica_pb2.RecoverReplicaResponse:
+        plan, copy = self._daemon.recover(request.confirm, author(context), force=request.force)
+        return replica_pb2.RecoverReplicaResponse(done=_plan(plan), archive_path=str(copy))
+
+    @answering
+    def RejoinReplica(
+        self, _request: replica_pb2.RejoinReplicaRequest, _context: grpc.ServicerContext
+    ) -> replica_pb2.RejoinReplicaResponse:
+        return replica_pb2.RejoinReplicaResponse(archive_path=str(self._daemon.rejoin()))
+
+    @answering
     def AcquireLease(
         self, request: replica_pb2.AcquireLeaseRequest, context: grpc.ServicerContext
     ) -> replica_pb2.AcquireLeaseResponse:
@@ -136,6 +156,17 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
         return replica_pb2.ListLeasesResponse(
             leases=leases, leader=is_leader, term=status.term, quorate=status.is_quorate
         )
+
+
+def _plan(plan: Plan) -> replica_pb2.PlanRecoveryResponse:
+    return replica_pb2.PlanRecoveryResponse(
+        cluster_name=plan.cluster_name,
+        epoch=plan.epoch,
+        last_index=plan.last_index,
+        last_change_ms=plan.last_change_ms,
+        lost_nodes=plan.lost,
+        obstacles=plan.obstacles,
+    )
 
 
 def _member(message: replica_pb2.Member) -> Member:

@@ -123,6 +123,69 @@ def remove(session: Session, node: str, force: bool) -> None:
 
 
 @cluster.command()
+@click.option(
+    "--from-this-node", is_flag=True, required=True, help="What this node holds is what the cluster goes on with."
+)
+@click.option("--confirm", default="", metavar="NAME", help="The cluster's name. Default: it is asked for.")
+@click.option("--force", is_flag=True, help="Although there is a quorum or other members can be reached.")
+@click.option("--dry-run", is_flag=True, help="Only show what it would mean.")
+@output_option
+@click.pass_obj
+def recover(session: Session, from_this_node: bool, confirm: str, force: bool, dry_run: bool, output: str) -> None:
+    """Go on from this node alone, when the majority is lost for good.
+
+    What other nodes acknowledged and this one never received is lost. The cluster gets a new epoch: the lost nodes cannot
+    take part any more with what they hold; should they come back, 'kvorum cluster rejoin' brings each in again.
+
+    \b
+    Examples:
+      kvorum cluster recover --from-this-node --dry-run
+      kvorum cluster recover --from-this-node
+      kvorum cluster recover --from-this-node --confirm home
+    """
+    plan = session.client.cluster.plan_recovery()
+    if dry_run and output == "json":
+        print_json(plan)
+        return
+    if output != "json":
+        print_fields(
+            {
+                "cluster": plan.cluster_name,
+                "new epoch": plan.epoch,
+                "last change here": f"{plan.last_index}, at {local_time(plan.last_change_time)}",
+                "given up": ", ".join(short(name) for name in plan.lost_nodes) or "nobody",
+                "but": "; ".join(plan.obstacles),
+            }
+        )
+    if dry_run:
+        return
+    if not confirm:
+        confirm = click.prompt("Type the cluster's name to recover it from this node alone", err=True)
+    done = session.client.cluster.recover(confirm=confirm, force=force)
+    if output == "json":
+        print_json(done)
+        return
+    click.echo(f"recovered as epoch {done.epoch}, with everything up to entry {done.last_index}")
+    click.echo(f"the data from before is in {done.archive_path}")
+
+
+@cluster.command()
+@click.pass_obj
+def rejoin(session: Session) -> None:
+    """Come back into the cluster that was recovered without this node.
+
+    What this node holds is put aside, not merged; the path is printed.
+
+    \b
+    Example:
+      kvorum cluster rejoin
+    """
+    done = session.client.cluster.rejoin()
+    click.echo("this node takes part again")
+    click.echo(f"what it held before is in {done.archive_path}")
+
+
+@cluster.command()
 @output_option
 @click.pass_obj
 def status(session: Session, output: str) -> None:
@@ -142,6 +205,8 @@ def status(session: Session, output: str) -> None:
             "term": state.term,
             "applied": state.applied_index,
             "missing": ", ".join(short(name) for name in state.missing_nodes),
+            "epoch": state.epoch or "",
+            "stopped": state.failure,
         }
     )
     click.echo()

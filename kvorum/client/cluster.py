@@ -47,6 +47,25 @@ class ClusterApi:
         request = pb.RemoveNodeRequest(name=node_resource(node), force=force)
         self._call(self._stub.RemoveNode, request, timeout_s=MEMBERSHIP_TIMEOUT_S)
 
+    def plan_recovery(self) -> pb.PlanClusterRecoveryResponse:
+        response: pb.PlanClusterRecoveryResponse = self._call(
+            self._stub.PlanClusterRecovery, pb.PlanClusterRecoveryRequest()
+        )
+        return response
+
+    def recover(self, *, confirm: str, force: bool = False) -> pb.RecoverClusterResponse:
+        request = pb.RecoverClusterRequest(confirm=confirm, force=force)
+        response: pb.RecoverClusterResponse = self._call(
+            self._stub.RecoverCluster, request, timeout_s=MEMBERSHIP_TIMEOUT_S
+        )
+        return response
+
+    def rejoin(self) -> pb.RejoinClusterResponse:
+        response: pb.RejoinClusterResponse = self._call(
+            self._stub.RejoinCluster, pb.RejoinClusterRequest(), timeout_s=MEMBERSHIP_TIMEOUT_S
+        )
+        return response
+
     def status(self) -> pb.GetClusterStatusResponse:
         response: pb.GetClusterStatusResponse = self._call(self._stub.GetClusterStatus, pb.GetClusterStatusRequest())
         return response
