@@ -17,7 +17,7 @@ from .membership.view import Membership
 from .peers import Peers
 from .presence import Presence, identify_local
 from .server import Listener, Services, listen_locally
-from .services import cluster, history, settings, status, store
+from .services import cluster, history, lock, settings, status, store
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class Agent:
         cluster.register(self.services, self.core)
         store.register(self.services, self.core)
         history.register(self.services, self.core)
+        lock.register(self.services, self.core)
         settings.register(self.services, self.core)
         status.register(self.services, self.core)
 

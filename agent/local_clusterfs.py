@@ -15,6 +15,7 @@ from kvorum.errors import NotFound, Unreachable
 from kvorum.rpc import from_rpc_error
 from kvorum.v1 import store_pb2
 from kvorum.v1.history_pb2_grpc import HistoryServiceStub
+from kvorum.v1.lock_pb2_grpc import LockServiceStub
 from kvorum.v1.replica_pb2_grpc import ReplicaServiceStub
 from kvorum.v1.settings_pb2_grpc import SettingsServiceStub
 from kvorum.v1.status_pb2_grpc import StatusServiceStub
@@ -42,6 +43,7 @@ class LocalClusterfs:
         self.store = StoreServiceStub(self._channel)
         self.replica = ReplicaServiceStub(self._channel)
         self.history = HistoryServiceStub(self._channel)
+        self.locks = LockServiceStub(self._channel)
         self.settings = SettingsServiceStub(self._channel)
         self.status = StatusServiceStub(self._channel)
 

@@ -129,11 +129,50 @@ class Configure(_Op, frozen=True, tag="configure"):
     history_changes: int | None = None
 
 
+class LockAcquire(_Op, frozen=True, tag="lock_acquire"):
+    """Take a lock or, with `wait`, stand in line for it; asked again it tells how things are and renews the session."""
+
+    name: str
+    session: str
+    ttl_s: int = 30
+    wait: bool = True
+
+
+class LockRelease(_Op, frozen=True, tag="lock_release"):
+    """Give a lock back, or leave the line."""
+
+    name: str
+    session: str
+
+
+class LockBreak(_Op, frozen=True, tag="lock_break"):
+    """Take a lock away from whoever has it."""
+
+    name: str
+
+
+class SessionRenew(_Op, frozen=True, tag="session_renew"):
+    session: str
+
+
+class SessionEnd(_Op, frozen=True, tag="session_end"):
+    """Give back everything that the session has."""
+
+    session: str
+
+
+class SessionExpire(_Op, frozen=True, tag="session_expire"):
+    """As SessionEnd, provided that it was not renewed beyond `renewed`, as of which the proposer has seen it grow too old."""
+
+    session: str
+    renewed: int
+
+
 # What version 1 knew.
 _Op1 = (
     Write | Mkdir | Delete | Move | Touch | Unlock | MemberPut | MemberRemove | LeaseAcquire | LeaseRenew | LeaseFence
 )
-Op = _Op1 | LeaseRest | Configure
+Op = _Op1 | LeaseRest | Configure | LockAcquire | LockRelease | LockBreak | SessionRenew | SessionEnd | SessionExpire
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -152,6 +191,9 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     source: str = ""
     reason: str = ""
     time_ms: int = 0
+    # The command counts only while this lock is held under this token.
+    lock: str = ""
+    token: int = 0
     # Of the format; it stands before the body, never in it.
     version: int = VERSION
 

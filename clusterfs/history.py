@@ -17,7 +17,7 @@ from sys import intern
 import msgspec
 
 from clusterfs import rules
-from clusterfs.commands import Envelope, Touch, Unlock
+from clusterfs.commands import Envelope, LockBreak, SessionExpire, Touch, Unlock
 from clusterfs.outcomes import Deleted, Event, MembersChanged, Moved, Written
 from clusterfs.settings import Settings
 from clusterfs.tree import Directory, File, Node, Parts, join, lookup, put, remove, weight
@@ -177,7 +177,7 @@ def _record(envelope: Envelope, index: int, root: Directory, event: Event) -> Re
                 if rules.is_lock(_parts(path), node):
                     return None
         case Deleted(path=path):
-            kind = Kind.unlock if isinstance(envelope.op, Unlock) else Kind.delete
+            kind = Kind.unlock if isinstance(envelope.op, Unlock | LockBreak | SessionExpire) else Kind.delete
         case Moved(path=path, new_path=new_path, node=node):
             kind, after = Kind.move, node
         case MembersChanged():

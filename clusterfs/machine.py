@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from clusterfs import history, rules, snapshot
 from clusterfs.commands import LeaseAcquire, LeaseRenew, Malformed, decode, stamped
+from clusterfs.locks import Session
 from clusterfs.membership import Lease
 from clusterfs.outcomes import Code, Deleted, Done, Event, MembersChanged, Moved, Refusal, Result, Written
 from clusterfs.state import State, apply
@@ -85,6 +86,8 @@ class StoreMachine:
         self._renewed_at: dict[str, float] = {}
         # Path of a lock: the version that was seen, and since when.
         self._locks_seen: dict[str, tuple[int, float]] = {}
+        # Name of a session: its last renewal, and since when it is known here.
+        self._sessions_seen: dict[str, tuple[int, float]] = {}
         self._is_closed = False
 
     @property
@@ -140,6 +143,8 @@ class StoreMachine:
             self._compacted_index = index
             self._view = View(state, index, before.guests_version + 1, before.members_version + 1)
             self._note_locks()
+            self._sessions_seen = {}
+            self._note_sessions(state)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -181,8 +186,31 @@ class StoreMachine:
         seen = self._locks_seen.get(path)
         return self._clock() - seen[1] if seen is not None and seen[0] == version else 0.0
 
+    def old_sessions(self) -> list[tuple[str, Session]]:
+        """Those that this replica has not seen renewed for their whole life."""
+        now = self._clock()
+        found: list[tuple[str, Session]] = []
+        for name, session in self._view.state.locks.sessions.items():
+            seen = self._sessions_seen.get(name)
+            if seen is not None and seen[0] == session.renewed and now - seen[1] > session.ttl_s:
+                found.append((name, session))
+        return found
+
+    def old_lock_directories(self) -> list[tuple[str, int]]:
+        """Path and version of locks by mkdir that may be broken and that somebody waits for."""
+        state = self._view.state
+        found: list[tuple[str, int]] = []
+        for name, lock in state.locks.held.items():
+            node = lookup(state.root, (*rules.LOCKS, name)) if lock.holder is None else None
+            path = "/".join((*rules.LOCKS, name))
+            if node is not None and rules.lock_may_be_broken(self.lock_age_s(path, node.version)):
+                found.append((path, node.version))
+        return found
+
     def _publish(self, view: View, events: tuple[Event, ...]) -> None:
         with self._changed:
+            if view.state.locks is not self._view.state.locks:
+                self._note_sessions(view.state)
             self._view = view
             if events:
                 self._batches.append(Batch(view.index, events))
@@ -191,6 +219,16 @@ class StoreMachine:
                 if any(_touches_locks(event) for event in events):
                     self._note_locks()
             self._changed.notify_all()
+
+    def _note_sessions(self, state: State) -> None:
+        now = self._clock()
+        before = self._sessions_seen
+        self._sessions_seen = {
+            name: known
+            if (known := before.get(name)) is not None and known[0] == session.renewed
+            else (session.renewed, now)
+            for name, session in state.locks.sessions.items()
+        }
 
     def _note_locks(self) -> None:
         directory = lookup(self._view.state.root, rules.LOCKS)

@@ -31,6 +31,7 @@ class Code(StrEnum):
     refused = "refused"
     fenced = "fenced"
     forgotten = "forgotten"
+    locked = "locked"
 
 
 class Done(msgspec.Struct, frozen=True, tag="done", omit_defaults=True):

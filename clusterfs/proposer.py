@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from clusterfs.commands import Envelope, LeaseRenew, Op, encode
+from clusterfs.commands import Envelope, LeaseRenew, Op, SessionRenew, encode
 from clusterfs.consensus import Consensus, ReplicaStatus
 from clusterfs.machine import StoreMachine
 from clusterfs.outcomes import Done, Refusal, Result
@@ -30,6 +30,9 @@ class Author:
     name: str = ""
     source: str = ""
     reason: str = ""
+    # A lock under whose token alone the change counts.
+    lock: str = ""
+    token: int = 0
 
 
 ROOT = Author("root@pam")
@@ -60,7 +63,7 @@ class Proposer:
         with self._mutex:
             seq = next(self._sequence)
         # A renewal may be applied twice without harm, and there are many: no memory is spent on it.
-        client = "" if isinstance(op, LeaseRenew) else self._client
+        client = "" if isinstance(op, LeaseRenew | SessionRenew) else self._client
         return Envelope(
             op=op,
             client=client,
@@ -69,6 +72,8 @@ class Proposer:
             source=author.source,
             reason=author.reason,
             node=self._node_uid,
+            lock=author.lock,
+            token=author.token,
         )
 
     def execute(self, op: Op, author: Author = ROOT, *, deadline_s: float = DEADLINE_S) -> Done:

@@ -22,6 +22,7 @@ _ERRNO = {
     Code.refused: errno.EPERM,
     Code.fenced: errno.EPERM,
     Code.forgotten: errno.EIO,
+    Code.locked: errno.EBUSY,
 }
 
 
@@ -64,6 +65,8 @@ def to_error(refusal: Refusal) -> errors.KvorumError:
             return errors.Fenced(where, details=details)
         case Code.forgotten:
             return errors.OutcomeUnknown(where, remedy="read it before trying again", details=details)
+        case Code.locked:
+            return errors.Locked(where, remedy="see 'kvorum store locks'", details=details)
         case Code.not_directory | Code.is_directory | Code.not_empty | Code.refused:
             return errors.Refused(where, details=details)
     assert_never(refusal.code)

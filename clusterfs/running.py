@@ -16,6 +16,7 @@ from clusterfs.commands import MemberPut
 from clusterfs.computed import Computed, set_debug
 from clusterfs.consensus import ReplicaFactory
 from clusterfs.gossip import Gossip
+from clusterfs.lock_keeping import round_of_locks
 from clusterfs.machine import StoreMachine
 from clusterfs.membership import Member
 from clusterfs.mount import Mount, Store
@@ -189,6 +190,8 @@ class Running:
         if is_due and not self.is_mounted:
             log.warning("%s is not mounted: mounting it again", self._mountpoint)
             self._mount()
+        # Last, for it may wait for an answer.
+        round_of_locks(self.machine, self.proposer, status, uid=self.identity.uid)
 
     def _tell_usage(self, state: State, *, is_leader: bool) -> None:
         # Every node keeps count, so that a new leader does not say it all again.

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from clusterfs.daemon import Daemon
 from clusterfs.services.history import HistoryService
+from clusterfs.services.lock import LockService
 from clusterfs.services.replica import ReplicaService
 from clusterfs.services.settings import SettingsService
 from clusterfs.services.status import MAX_STATUS_WATCHES, StatusService
@@ -23,6 +24,8 @@ from kvorum.errors import KvorumError
 from kvorum.v1 import (
     history_pb2,
     history_pb2_grpc,
+    lock_pb2,
+    lock_pb2_grpc,
     replica_pb2,
     replica_pb2_grpc,
     settings_pb2,
@@ -39,6 +42,7 @@ CALL_THREADS = 32
 MAX_MESSAGE_BYTES = 16 << 20
 STORE = store_pb2.DESCRIPTOR.services_by_name["StoreService"].full_name
 HISTORY = history_pb2.DESCRIPTOR.services_by_name["HistoryService"].full_name
+LOCK = lock_pb2.DESCRIPTOR.services_by_name["LockService"].full_name
 SETTINGS = settings_pb2.DESCRIPTOR.services_by_name["SettingsService"].full_name
 STATUS = status_pb2.DESCRIPTOR.services_by_name["StatusService"].full_name
 REPLICA = replica_pb2.DESCRIPTOR.services_by_name["ReplicaService"].full_name
@@ -57,11 +61,12 @@ class Server:
         )
         store_pb2_grpc.add_StoreServiceServicer_to_server(StoreService(daemon), self._server)
         history_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryService(daemon), self._server)
+        lock_pb2_grpc.add_LockServiceServicer_to_server(LockService(daemon), self._server)
         settings_pb2_grpc.add_SettingsServiceServicer_to_server(SettingsService(daemon), self._server)
         status_pb2_grpc.add_StatusServiceServicer_to_server(StatusService(daemon), self._server)
         replica_pb2_grpc.add_ReplicaServiceServicer_to_server(ReplicaService(daemon), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (STORE, HISTORY, SETTINGS, STATUS, REPLICA, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (STORE, HISTORY, LOCK, SETTINGS, STATUS, REPLICA, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
 
     def start(self) -> None:
@@ -75,7 +80,7 @@ class Server:
         finally:
             os.umask(before)
         self._server.start()
-        for name in ("", STORE, HISTORY, SETTINGS, STATUS, REPLICA):
+        for name in ("", STORE, HISTORY, LOCK, SETTINGS, STATUS, REPLICA):
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         log.info("listening on %s", self._socket)
 

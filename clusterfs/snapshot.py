@@ -15,6 +15,7 @@ from sys import intern
 import msgspec
 
 from clusterfs.history import History, Kind, Record
+from clusterfs.locks import Lock, Locks, Session
 from clusterfs.membership import Lease, Member, Removed
 from clusterfs.outcomes import Done, Refusal
 from clusterfs.settings import DEFAULT, Settings
@@ -50,6 +51,8 @@ class _Head(msgspec.Struct, frozen=True, tag="head", forbid_unknown_fields=True)
     clients: list[_Memory]
     settings: Settings = DEFAULT
     history_since: int = -1
+    locks: list[tuple[str, Lock]] = []
+    sessions: list[tuple[str, Session]] = []
     removed: list[tuple[str, Removed]] = []
 
 
@@ -276,6 +279,8 @@ def _head(state: State) -> _Head:
         ],
         settings=state.settings,
         history_since=state.history.since,
+        locks=[(name, state.locks.held[name]) for name in sorted(state.locks.held)],
+        sessions=[(name, state.locks.sessions[name]) for name in sorted(state.locks.sessions)],
     )
 
 
@@ -294,6 +299,7 @@ def _state(head: _Head, root: Directory, records: list[Record]) -> State:
         members_version=head.members_version,
         settings=head.settings,
         history=History.of(head.history_since, records),
+        locks=Locks(dict(head.locks), dict(head.sessions)),
     )
 
 

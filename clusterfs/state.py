@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from msgspec import structs
 
-from clusterfs import changes, membership
+from clusterfs import changes, locks, membership
 from clusterfs.commands import (
     Configure,
     Delete,
@@ -19,15 +19,22 @@ from clusterfs.commands import (
     LeaseFence,
     LeaseRenew,
     LeaseRest,
+    LockAcquire,
+    LockBreak,
+    LockRelease,
     MemberPut,
     MemberRemove,
     Mkdir,
     Move,
+    SessionEnd,
+    SessionExpire,
+    SessionRenew,
     Touch,
     Unlock,
     Write,
 )
 from clusterfs.history import History, recorded
+from clusterfs.locks import Locks
 from clusterfs.membership import Lease, Member, Removed
 from clusterfs.outcomes import Code, Done, Event, Refusal, Result
 from clusterfs.settings import DEFAULT, Settings, configured
@@ -63,6 +70,7 @@ class State:
     members_version: int = 0
     settings: Settings = DEFAULT
     history: History = field(default_factory=History)
+    locks: Locks = field(default_factory=Locks)
 
 
 Step = tuple[State, Result, tuple[Event, ...]]
@@ -100,11 +108,16 @@ def recall(state: State, envelope: Envelope) -> Result | None:
 
 
 def _perform(state: State, envelope: Envelope, index: int) -> Step:
+    late = locks.fenced(state.locks, envelope.lock, envelope.token) if envelope.lock else None
+    if late is not None:
+        return state, late, ()
     op = envelope.op
     match op:
         case Write() | Mkdir() | Delete() | Move() | Touch() | Unlock():
-            change = changes.perform(state.root, op, _context(state, envelope, index))
-            return replace(state, root=change.root), change.result, change.events
+            return _change_tree(state, op, envelope, index)
+        case LockAcquire() | LockRelease() | LockBreak() | SessionRenew() | SessionEnd() | SessionExpire():
+            step = locks.perform(state.locks, state.root, op, _lock_context(state, envelope, index))
+            return replace(state, locks=step.locks, root=step.root), step.result, step.events
         case MemberPut():
             return _put_member(state, op, _context(state, envelope, index))
         case MemberRemove():
@@ -117,6 +130,24 @@ def _perform(state: State, envelope: Envelope, index: int) -> Step:
             if isinstance(settings, Refusal):
                 return state, settings, ()
             return replace(state, settings=settings), Done(index), ()
+
+
+def _change_tree(
+    state: State, op: Write | Mkdir | Delete | Move | Touch | Unlock, envelope: Envelope, index: int
+) -> Step:
+    if isinstance(op, Unlock) and locks.held_over_api(state.locks, tuple(op.path.strip("/").split("/"))):
+        refusal = Refusal(Code.access, "it is held over the API, until its session ends", op.path)
+        return state, refusal, ()
+    change = changes.perform(state.root, op, _context(state, envelope, index))
+    left = locks.gone(change.events) if state.locks.held else ()
+    if not left:
+        return replace(state, root=change.root), change.result, change.events
+    step = locks.settle(state.locks, change.root, left, _lock_context(state, envelope, index))
+    return replace(state, locks=step.locks, root=step.root), change.result, change.events + step.events
+
+
+def _lock_context(state: State, envelope: Envelope, index: int) -> locks.Context:
+    return locks.Context(index, state.clock_ms, envelope, state.settings)
 
 
 def _context(state: State, envelope: Envelope, index: int) -> changes.Context:

@@ -52,6 +52,12 @@ POLICY: dict[str, frozenset[Grant]] = {
     "/kvorum.v1.HistoryService/GetVersion": ROOT_AND_NODES,
     "/kvorum.v1.HistoryService/BlameEntry": ROOT_AND_NODES,
     "/kvorum.v1.HistoryService/RestoreEntry": ROOT_AND_NODES,
+    "/kvorum.v1.LockService/AcquireLock": ROOT_AND_NODES,
+    "/kvorum.v1.LockService/RenewSession": ROOT_AND_NODES,
+    "/kvorum.v1.LockService/ReleaseLock": ROOT_AND_NODES,
+    "/kvorum.v1.LockService/EndSession": ROOT_AND_NODES,
+    "/kvorum.v1.LockService/BreakLock": ROOT,
+    "/kvorum.v1.LockService/ListLocks": ROOT_AND_NODES,
     "/kvorum.v1.SettingsService/GetSettings": ROOT_AND_NODES,
     "/kvorum.v1.SettingsService/UpdateSettings": ROOT,
     # A node's status and the lines in its name are its own, and clusterfs takes them on its own socket.

@@ -10,6 +10,7 @@ import grpc
 from clusterfs.proposer import DEADLINE_S, Author
 from kvorum.errors import KvorumError
 from kvorum.rpc import to_status
+from kvorum.v1.store_pb2 import Fencing
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +57,13 @@ def end(context: grpc.ServicerContext, error: KvorumError) -> NoReturn:
     raise AssertionError("abort returned")
 
 
-def author(context: grpc.ServicerContext, reason: str = "") -> Author:
+def author(context: grpc.ServicerContext, reason: str = "", fencing: Fencing | None = None) -> Author:
     """Who asks: the agent passes on whom it has authenticated; on this socket everybody is root."""
     names = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
-    return Author(names.get(AUTHOR_KEY, "root@pam"), names.get(SOURCE_KEY, ""), reason)
+    who, source = names.get(AUTHOR_KEY, "root@pam"), names.get(SOURCE_KEY, "")
+    if fencing is None or not fencing.lock:
+        return Author(who, source, reason)
+    return Author(who, source, reason, lock=fencing.lock, token=fencing.token)
 
 
 def deadline(context: grpc.ServicerContext, default_s: float = DEADLINE_S) -> float:

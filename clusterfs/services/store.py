@@ -93,7 +93,9 @@ class StoreService(store_pb2_grpc.StoreServiceServicer):
                 absent=is_absent,
                 parents=request.parents,
             )
-        done = running.proposer.execute(op, author(context, request.reason), deadline_s=deadline(context))
+        done = running.proposer.execute(
+            op, author(context, request.reason, request.fencing), deadline_s=deadline(context)
+        )
         return store_pb2.WriteEntryResponse(entry=done_entry(done))
 
     @answering
@@ -101,7 +103,9 @@ class StoreService(store_pb2_grpc.StoreServiceServicer):
         self, request: store_pb2.MoveEntryRequest, context: grpc.ServicerContext
     ) -> store_pb2.MoveEntryResponse:
         op = Move(request.path, request.new_path, request.expected_version, request.replace)
-        done = self._daemon.running.proposer.execute(op, author(context, request.reason), deadline_s=deadline(context))
+        done = self._daemon.running.proposer.execute(
+            op, author(context, request.reason, request.fencing), deadline_s=deadline(context)
+        )
         return store_pb2.MoveEntryResponse(entry=done_entry(done))
 
     @answering
@@ -109,7 +113,9 @@ class StoreService(store_pb2_grpc.StoreServiceServicer):
         self, request: store_pb2.DeleteEntryRequest, context: grpc.ServicerContext
     ) -> store_pb2.DeleteEntryResponse:
         op = Delete(request.path, request.expected_version, request.recursive)
-        self._daemon.running.proposer.execute(op, author(context, request.reason), deadline_s=deadline(context))
+        self._daemon.running.proposer.execute(
+            op, author(context, request.reason, request.fencing), deadline_s=deadline(context)
+        )
         return store_pb2.DeleteEntryResponse()
 
     @streaming

@@ -9,6 +9,7 @@ from kvorum.cli import store_history
 from kvorum.cli.output import local_time, output_option, print_json, print_table
 from kvorum.cli.session import Session
 from kvorum.cli.store_limits import limits, usage
+from kvorum.cli.store_locks import lock, locks, unlock
 from kvorum.cli.store_status import cluster_log, status
 
 _MORE = "kvorum.store_commands"
@@ -45,7 +46,7 @@ def store() -> None:
     """
 
 
-for command in (*store_history.COMMANDS, limits, usage):
+for command in (*store_history.COMMANDS, limits, usage, locks, lock, unlock):
     store.add_command(command)
 store.add_command(status)
 store.add_command(cluster_log)

@@ -12,6 +12,7 @@ from kvorum.client.credentials import Credentials
 from kvorum.client.guests import GuestApi
 from kvorum.client.ha import HaApi
 from kvorum.client.history import HistoryApi
+from kvorum.client.locks import LockApi
 from kvorum.client.settings import SettingsApi
 from kvorum.client.status import StatusApi
 from kvorum.client.store import StoreApi
@@ -69,6 +70,7 @@ class Client:
         self.cluster = ClusterApi(connection)
         self.store = StoreApi(connection)
         self.history = HistoryApi(connection)
+        self.locks = LockApi(connection)
         self.settings = SettingsApi(connection)
         self.status = StatusApi(connection)
         self.guests = GuestApi(connection)

@@ -8,6 +8,7 @@ from kvorum.v1.store_pb2_grpc import StoreServiceStub
 
 if TYPE_CHECKING:
     from kvorum.client.connection import Connection
+    from kvorum.client.locks import HeldLock
 
 
 class StoreApi:
@@ -41,15 +42,24 @@ class StoreApi:
         absent: bool = False,
         parents: bool = False,
         reason: str = "",
+        fencing: "HeldLock | None" = None,
     ) -> pb.Entry:
-        """Replace the file, or only if it has `expected_version`, or only if there is none (`absent`)."""
+        """Replace the file, or only if it has `expected_version`, or only if there is none (`absent`).
+
+        With `fencing`, only as long as that lock is held: raises Fenced when it was lost.
+        """
         condition = None
         if absent:
             condition = pb.Precondition(absent=True)
         elif expected_version is not None:
             condition = pb.Precondition(expected_version=expected_version)
         request = pb.WriteEntryRequest(
-            path=path, content=content, precondition=condition, parents=parents, reason=reason
+            path=path,
+            content=content,
+            precondition=condition,
+            parents=parents,
+            reason=reason,
+            fencing=_fencing(fencing),
         )
         response: pb.WriteEntryResponse = self._call(self._stub.WriteEntry, request)
         return response.entry
@@ -61,13 +71,31 @@ class StoreApi:
         response: pb.WriteEntryResponse = self._call(self._stub.WriteEntry, request)
         return response.entry
 
-    def move(self, path: str, new_path: str, *, expected_version: int = 0, replace: bool = False) -> pb.Entry:
-        request = pb.MoveEntryRequest(path=path, new_path=new_path, expected_version=expected_version, replace=replace)
+    def move(
+        self,
+        path: str,
+        new_path: str,
+        *,
+        expected_version: int = 0,
+        replace: bool = False,
+        fencing: "HeldLock | None" = None,
+    ) -> pb.Entry:
+        request = pb.MoveEntryRequest(
+            path=path,
+            new_path=new_path,
+            expected_version=expected_version,
+            replace=replace,
+            fencing=_fencing(fencing),
+        )
         response: pb.MoveEntryResponse = self._call(self._stub.MoveEntry, request)
         return response.entry
 
-    def delete(self, path: str, *, expected_version: int = 0, recursive: bool = False) -> None:
-        request = pb.DeleteEntryRequest(path=path, expected_version=expected_version, recursive=recursive)
+    def delete(
+        self, path: str, *, expected_version: int = 0, recursive: bool = False, fencing: "HeldLock | None" = None
+    ) -> None:
+        request = pb.DeleteEntryRequest(
+            path=path, expected_version=expected_version, recursive=recursive, fencing=_fencing(fencing)
+        )
         self._call(self._stub.DeleteEntry, request)
 
     def watch(
@@ -76,3 +104,7 @@ class StoreApi:
         """Changes as they are applied on the node that answers, until the iterator is dropped."""
         request = pb.WatchEntriesRequest(path=path, from_index=from_index, with_content=with_content)
         return self._stream(self._stub.WatchEntries, request)
+
+
+def _fencing(lock: "HeldLock | None") -> pb.Fencing | None:
+    return pb.Fencing(lock=lock.name, token=lock.token) if lock is not None else None

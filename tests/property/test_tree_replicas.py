@@ -13,10 +13,16 @@ from clusterfs.commands import (
     LeaseFence,
     LeaseRenew,
     LeaseRest,
+    LockAcquire,
+    LockBreak,
+    LockRelease,
     MemberPut,
     MemberRemove,
     Mkdir,
     Move,
+    SessionEnd,
+    SessionExpire,
+    SessionRenew,
     Touch,
     UnknownVersion,
     Unlock,
@@ -31,6 +37,7 @@ UIDS = st.sampled_from([f"{digit * 8}-{digit * 4}-4{digit * 3}-8{digit * 3}-{dig
 NODES = st.sampled_from(["n1", "n2", "n3"])
 PATHS = st.one_of(
     st.lists(st.sampled_from(["a", "b", "priv", "lock"]), min_size=1, max_size=3).map("/".join),
+    st.sampled_from(["priv/lock/x", "priv/lock/y"]),
     st.builds(
         lambda node, kind, vmid: f"nodes/{node}/{kind}/{vmid}.conf",
         NODES,
@@ -53,7 +60,15 @@ OPS = st.one_of(
     st.builds(LeaseRenew, UIDS, SMALL),
     st.builds(LeaseFence, UIDS, SMALL, SMALL),
 )
+SESSIONS = st.sampled_from(["s1", "s2", "s3", ""])
+LOCK_NAMES = st.sampled_from(["x", "y", "", "a/b"])
 NEW_OPS = st.one_of(
+    st.builds(LockAcquire, LOCK_NAMES, SESSIONS, st.sampled_from([5, 30, 4000]), st.booleans()),
+    st.builds(LockRelease, LOCK_NAMES, SESSIONS),
+    st.builds(LockBreak, LOCK_NAMES),
+    st.builds(SessionRenew, SESSIONS),
+    st.builds(SessionEnd, SESSIONS),
+    st.builds(SessionExpire, SESSIONS, st.integers(0, 30)),
     st.builds(LeaseRest, UIDS, SMALL),
     st.builds(Configure, st.none() | st.integers(4096, 5000), history_changes=st.none() | st.integers(-1, 9)),
 )
@@ -66,6 +81,7 @@ NAMES = {
 ENVELOPES = st.one_of(
     st.builds(Envelope, OPS, version=st.just(1), **NAMES),
     st.builds(Envelope, OPS | NEW_OPS, **NAMES),
+    st.builds(Envelope, OPS | NEW_OPS, lock=st.sampled_from(["", "x"]), token=st.integers(0, 30), **NAMES),
 )
 LOGS = st.lists(ENVELOPES.map(encode), max_size=30)
 # What a damaged or foreign log could hold, under the versions that we claim to read.
@@ -164,3 +180,27 @@ def test_time_never_runs_backwards_and_a_guest_is_never_in_two_places(log: list[
         clock = machine.state.clock_ms
         vmids = [place.vmid for place, _file in rules.guests(machine.state.root)]
         assert len(vmids) == len(set(vmids))
+
+
+@settings(max_examples=150, deadline=None)
+@given(LOGS, st.data())
+def test_a_command_that_comes_again_is_answered_as_before_and_changes_nothing(
+    log: list[bytes], data: st.DataObject
+) -> None:
+    once, _answers = replay(log)
+    named: dict[tuple[str, int], object] = {}
+    machine, index = StoreMachine(), 0
+    for at, entry in enumerate(log, start=1):
+        index += 1
+        envelope = decode(entry)
+        answer = machine.apply(index, entry)
+        if envelope.client:
+            named.setdefault((envelope.client, envelope.seq), answer)
+            assert answer == named[envelope.client, envelope.seq]
+            if data.draw(st.booleans()):
+                root, held, kept = machine.state.root, machine.state.locks, machine.state.history
+                index += 1
+                assert machine.apply(index, entry) == answer
+                assert (machine.state.root, machine.state.locks, machine.state.history) == (root, held, kept)
+        assert at <= index
+    assert once.view.index == len(log)

@@ -11,7 +11,7 @@ from agent.access.caller import LOCAL_ROOT, Caller, CallerKind, with_claims
 from agent.access.policy import POLICY, check
 from kvorum.errors import PermissionDenied
 
-PROTOS = ("cluster", "store", "history", "settings", "status", "guest", "task", "ha", "migration")
+PROTOS = ("cluster", "store", "history", "lock", "settings", "status", "guest", "task", "ha", "migration")
 FILES = [importlib.import_module(f"kvorum.v1.{name}_pb2").DESCRIPTOR for name in PROTOS]
 FILES += [health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR]
 METHODS = {
