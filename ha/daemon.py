@@ -167,8 +167,8 @@ class Rounds:
     async def _keep_local(self, reading: Reading, group: asyncio.TaskGroup) -> None:
         view = await local_view(reading, self._identity, self._files, self._complaints)
         self._memory, steps = lrm.step(self._memory, view, boottime())
-        if steps.register != view.registered:
-            self._files.register(steps.register)
+        if (steps.register, steps.is_lease_wanted) != (view.registered, view.is_lease_wanted):
+            self._files.register(steps.register, is_lease_wanted=steps.is_lease_wanted)
             self._wake.set()
         for action in steps.actions:
             log.info("%s: %s", action.sid, type(action).__name__.lower())

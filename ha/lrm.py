@@ -91,6 +91,7 @@ class LocalView:
     written: LrmStatus
     # As it is in guests.json.
     registered: tuple[str, ...]
+    is_lease_wanted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,7 @@ class Steps:
     status: LrmStatus
     # To be written to guests.json if it differs from what is there.
     register: tuple[str, ...]
+    is_lease_wanted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +137,20 @@ def step(memory: Memory, view: LocalView, now: float) -> tuple[Memory, Steps]:
             memory = replace(memory, busy=memory.busy | {sid})
             actions.append(action)
     status = _status(memory, view, mine)
-    register = sorted({*_wanted(view), *view.written.tracked})
-    return memory, Steps(tuple(actions), status, tuple(register))
+    return memory, Steps(tuple(actions), status, _register(view), bool(_wanted(view)))
 
 
 def _wanted(view: LocalView) -> set[str]:
     """Every resource of the cluster is guarded on every node: a guest may migrate in at any time."""
     return {*view.resources, *view.status.service_status}
+
+
+def _register(view: LocalView) -> tuple[str, ...]:
+    """What the store says is acknowledged stays on the list, whatever happens. What is new comes on it under a lease: it may
+    run already, and the keeper ends what runs without one."""
+    is_live = view.lease.phase == LIVE
+    wanted = _wanted(view) if is_live else _wanted(view) & set(view.registered)
+    return tuple(sorted({*wanted, *view.written.tracked}))
 
 
 def _status(memory: Memory, view: LocalView, mine: Mapping[str, Service]) -> LrmStatus:

@@ -256,6 +256,8 @@ class _Resource:
         lease = self.lease(service.node)
         if self.is_ready(service.node) and lease is not None:
             return self.order(service, State.started, f"{service.node} shall run it")
+        if lease is not None and lease.is_resting:
+            return self.explain_rest(service)
         return self.explain(service, f"{service.node} is not ready: it has no live lease, or does not guard it yet")
 
     def started(self, service: Service) -> Service:
@@ -271,7 +273,7 @@ class _Resource:
                 )
             return self.explain(service, f"{service.node} is back and clears up")
         if lease is not None and lease.is_resting:
-            return self.explain(service, f"{service.node} had given its lease back and takes a new one")
+            return self.explain_rest(service)
         result = self.result(service)
         if result is None:
             return service
@@ -307,7 +309,7 @@ class _Resource:
         lease = self.lease(service.node)
         if self.is_ready(service.node) and lease is not None and lease.incarnation != service.incarnation:
             return self.order_stop(service)
-        return service
+        return self.explain_rest(service) if lease is not None and lease.is_resting else service
 
     def stopped(self, service: Service) -> Service:
         place = self.place()
@@ -406,6 +408,14 @@ class _Resource:
         if self.node(service.node) is None:
             return self.turn(service, State.recovery, f"{service.node} is no member any more")
         return None
+
+    def explain_rest(self, service: Service) -> Service:
+        """Its silence means nothing, and a fence would prove nothing: the guest was not guarded there."""
+        return self.explain(
+            service,
+            f"{service.node} gave its lease back when it had nothing to guard, and has not taken a new one; "
+            f"if that lasts, make sure that {service.node} is off and remove it from the cluster",
+        )
 
     def order_release(self, service: Service, place: str) -> Service:
         """The node shall confirm that it runs it no more; under the life in which it was ordered to run it."""

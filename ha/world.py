@@ -141,6 +141,7 @@ async def local_view(
         running=running,
         written=_lrm_status(reading, identity.name, complaints),
         registered=registered,
+        is_lease_wanted=files.is_lease_wanted(),
     )
 
 
@@ -183,6 +184,7 @@ class GuestList(msgspec.Struct, frozen=True):
 
     revision: int = 0
     guests: tuple[dict[str, str], ...] = ()
+    lease_wanted: bool = False
 
 
 class KeeperFiles:
@@ -200,9 +202,12 @@ class KeeperFiles:
     def registered(self) -> tuple[str, ...]:
         return tuple(guest["sid"] for guest in self._load().guests)
 
-    def register(self, sids: Iterable[str]) -> None:
+    def is_lease_wanted(self) -> bool:
+        return self._load().lease_wanted
+
+    def register(self, sids: Iterable[str], *, is_lease_wanted: bool) -> None:
         revision = self._load().revision + 1
-        wanted = GuestList(revision, tuple({"sid": sid, "uuid": ""} for sid in sids))
+        wanted = GuestList(revision, tuple({"sid": sid, "uuid": ""} for sid in sids), is_lease_wanted)
         write_atomically(self._guests, msgspec.json.encode(wanted), mode=0o600)
 
     def _load(self) -> GuestList:

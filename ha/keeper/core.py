@@ -11,7 +11,8 @@ that ran out is never renewed again: first every guest of it is proven gone, the
 guest that must be gone cannot be proven gone, the watchdog is not fed, and at A + W the host is reset.
 
 Without any guest to guard no lease is taken, and one that is held is given back (`Rest`): renewals are log entries, and
-an idle cluster should not write to its disks. Nothing is guarded then, so nothing needs to be proven gone.
+an idle cluster should not write to its disks. Nothing is guarded then, so nothing needs to be proven gone. A list may ask
+for a lease before it names guests: those that run already come on it under the lease, and are not ended for having run before.
 """
 
 from dataclasses import dataclass, replace
@@ -36,6 +37,8 @@ class State:
     ending_since: float | None = None
     guests_revision: int = 0
     sids: tuple[str, ...] = ()
+    # There will be guests to guard as soon as there is a lease.
+    is_wanted: bool = False
     # The incarnation that is given back, until the store has answered; 0 when there is none.
     resting: int = 0
     # The node is no member any more: guests end, and no lease is taken again.
@@ -89,8 +92,11 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class GuestsLoaded:
+    """`is_lease_wanted`: also without any guest on the list."""
+
     revision: int
     sids: tuple[str, ...]
+    is_lease_wanted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +167,10 @@ def initial(previous: LeaseState, now: float, profile: Profile, *, uid: str) -> 
     return State(phase=KILLED, next_call_at=now, ending_since=now, cause="no lease has been taken yet")
 
 
+def needs_lease(state: State) -> bool:
+    return bool(state.sids) or state.is_wanted
+
+
 def valid_until(state: State, profile: Profile) -> float:
     return state.anchor + profile.pause_after_s if state.phase == LIVE else 0.0
 
@@ -206,7 +216,7 @@ def _take(state: State, event: Event, now: float, profile: Profile) -> tuple[Sta
             # An answer that came too late to be of use; the next one will be of a later incarnation.
             if state.phase != NONE or state.has_left or now - event.sent_at >= profile.pause_after_s:
                 return state, ()
-            if not state.sids:
+            if not needs_lease(state):
                 return _rest(replace(state, incarnation=event.incarnation)), ()
             cause = f"holds the lease {event.incarnation}"
             return replace(state, phase=LIVE, incarnation=event.incarnation, anchor=event.sent_at, cause=cause), ()
@@ -222,8 +232,8 @@ def _take(state: State, event: Event, now: float, profile: Profile) -> tuple[Sta
         case Failed():
             return replace(state, calling_since=None, next_call_at=max(state.next_call_at, now + RETRY_S)), ()
         case GuestsLoaded():
-            state = replace(state, guests_revision=event.revision, sids=event.sids)
-            return (_rest(state) if state.phase == LIVE and not event.sids else state), ()
+            state = replace(state, guests_revision=event.revision, sids=event.sids, is_wanted=event.is_lease_wanted)
+            return (_rest(state) if state.phase == LIVE and not needs_lease(state) else state), ()
         case Left():
             cause = "this node has left its cluster"
             return replace(state, phase=KILLED, has_left=True, ending_since=now, cause=cause), ()
@@ -268,7 +278,7 @@ def _call(state: State, now: float, profile: Profile) -> tuple[State, tuple[Acti
         return state, ()
     if state.phase in (LIVE, PAUSED):
         return _calling(state, now, profile), (Renew(state.incarnation),)
-    if state.phase == NONE and state.sids:
+    if state.phase == NONE and needs_lease(state):
         return _calling(replace(state, resting=0), now, profile), (Acquire(),)
     if state.phase == NONE and state.resting:
         return _calling(state, now, profile), (Rest(state.resting),)

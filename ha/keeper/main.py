@@ -46,6 +46,7 @@ class GuestList(msgspec.Struct, frozen=True):
 
     revision: int = 0
     guests: tuple[GuestEntry, ...] = ()
+    lease_wanted: bool = False
 
 
 class Caller(threading.Thread):
@@ -228,7 +229,8 @@ class Keeper:
             return
         self._loaded = (stat.st_ino, stat.st_mtime_ns)
         self._guests.guard(Guarded(entry.sid, entry.uuid) for entry in content.guests)
-        self._step(core.GuestsLoaded(content.revision, tuple(entry.sid for entry in content.guests)))
+        sids = tuple(entry.sid for entry in content.guests)
+        self._step(core.GuestsLoaded(content.revision, sids, content.lease_wanted))
 
     def _publish(self) -> None:
         state = core.published(self._state, self._profile, boot_id=self._boot, uid=self._uid)

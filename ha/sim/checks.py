@@ -96,6 +96,10 @@ class Checks:
                 # It was never acknowledged there: a person has to say that the node is off. Explained, not forgotten.
                 if "never confirmed" not in service.cause:
                     found_.append(f"{sid} waits for {away} without a reason: {service.cause}")
+            elif service.node == away and (held := self.store.truth.leases.get(away)) is not None and held.is_resting:
+                # Likewise: it went to rest without guarding this guest, and never woke.
+                if "gave its lease back" not in service.cause:
+                    found_.append(f"{sid} waits for {away} without a reason: {service.cause}")
             elif resource.request is Request.started:
                 if service.state is not State.started or not service.running or running != [places[sid]]:
                     found_.append(f"{sid} is {service.state}@{service.node}, runs on {running} ({service.cause})")

@@ -96,13 +96,14 @@ class Daemon:
             running=frozenset(sid for sid in host.processes if sid in registered),
             written=self._lrm_status(host.name),
             registered=registered,
+            is_lease_wanted=host.guests_file[2],
         )
 
     def _serve(self) -> None:
         view = self.local_view()
         self.memory, steps = lrm.step(self.memory, view, self.host.clock())
-        if steps.register != self.host.guests_file[1]:
-            self.host.guests_file = (self.host.guests_file[0] + 1, steps.register)
+        if (steps.register, steps.is_lease_wanted) != self.host.guests_file[1:]:
+            self.host.guests_file = (self.host.guests_file[0] + 1, steps.register, steps.is_lease_wanted)
         for action in steps.actions:
             self._act(action)
         if not self.is_writing and lrm.is_news(steps.status, view.written):

@@ -76,7 +76,7 @@ class Host:
     keeper_life: int = 0
     # /run/kvorum/keeper: gone after a boot.
     published: LeaseState = field(default_factory=LeaseState)
-    guests_file: tuple[int, tuple[str, ...]] = (0, ())
+    guests_file: tuple[int, tuple[str, ...], bool] = (0, (), False)
     processes: dict[str, Process] = field(default_factory=dict)
     # What came to pass while it was frozen.
     deferred: list[Callable[[], None]] = field(default_factory=list)
@@ -116,7 +116,7 @@ class Host:
         self.processes.clear()
         self.deferred.clear()
         self.keeper, self.fed_at = None, None
-        self.published, self.guests_file = LeaseState(), (0, ())
+        self.published, self.guests_file = LeaseState(), (0, (), False)
         self.store.restart(self.name)
         self.on_off()
 
@@ -175,9 +175,9 @@ class Host:
     def tick(self) -> None:
         if self.keeper is None:
             return
-        revision, sids = self.guests_file
+        revision, sids, is_wanted = self.guests_file
         if revision != self.keeper.guests_revision:
-            self._step(core.GuestsLoaded(revision, sids))
+            self._step(core.GuestsLoaded(revision, sids, is_wanted))
         is_left = any(sid in self.keeper.sids for sid in self.processes)
         if self.faults.rejoins_uncleared:
             is_left = False

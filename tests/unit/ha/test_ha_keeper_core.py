@@ -201,7 +201,17 @@ def test_without_a_guest_to_guard_no_lease_is_taken() -> None:
     keeper = Dialogue(initial(LeaseState(), 10.0, FAST, uid="u"))
     assert keeper.at(10.0, Tick(is_running=False)) == (Kill(), PetWatchdog())
     assert keeper.at(20.0, Tick(is_running=False)) == (PetWatchdog(),)
-    assert keeper.at(20.1, GuestsLoaded(1, ("vm:100",))) == (Acquire(),)
+    assert keeper.at(20.1, GuestsLoaded(1, (), is_lease_wanted=True)) == (Acquire(),)
+
+
+def test_the_first_guest_is_guarded_once_there_is_a_lease_and_may_run_already() -> None:
+    keeper = Dialogue(initial(LeaseState(), 10.0, FAST, uid="u"))
+    keeper.at(10.0, Tick(is_running=False))
+    assert keeper.at(10.1, GuestsLoaded(1, (), is_lease_wanted=True)) == (Acquire(),)
+    assert keeper.at(10.2, Tick(is_running=False)) == (PetWatchdog(),)
+    assert keeper.at(10.3, Acquired(10.1, 1)) == ()
+    assert keeper.at(10.4, GuestsLoaded(2, ("vm:100",), is_lease_wanted=True)) == ()
+    assert (keeper.state.phase, keeper.state.sids) == (LIVE, ("vm:100",))
 
 
 def test_with_the_last_guest_the_lease_goes_back_once() -> None:
@@ -217,7 +227,7 @@ def test_with_the_last_guest_the_lease_goes_back_once() -> None:
 def test_a_guest_that_comes_while_the_lease_goes_back_gets_a_new_one() -> None:
     keeper = _live()
     assert keeper.at(100.2, GuestsLoaded(2, ())) == (Rest(7),)
-    assert keeper.at(100.3, GuestsLoaded(3, ("vm:100",))) == ()
+    assert keeper.at(100.3, GuestsLoaded(3, (), is_lease_wanted=True)) == ()
     assert keeper.at(101.3, Rested(7)) == (Acquire(),)
     keeper.at(101.4, Acquired(101.3, 8))
     assert (keeper.state.phase, keeper.state.incarnation) == (LIVE, 8)

@@ -25,6 +25,7 @@ def _view(state: State, *, incarnation: int = 3, here: bool = True, runs: bool =
         running=frozenset({SID} if runs else ()),
         written=LrmStatus(incarnation=3, session="s"),
         registered=(SID,),
+        is_lease_wanted=True,
     )
     return replace(view, **more)  # type: ignore[arg-type]
 
@@ -127,6 +128,16 @@ def test_what_was_acknowledged_stays_registered_until_the_store_says_otherwise()
     view = _view(State.started, status=ManagerStatus(), resources={}, written=LrmStatus(tracked=(SID,), session="s"))
     steps = _step(view)[1]
     assert (steps.status.tracked, steps.register) == ((), (SID,))
+
+
+def test_a_guest_that_may_run_already_is_guarded_from_the_lease_on() -> None:
+    idle = _view(State.request_start, lease=LeaseState(), registered=(), written=LrmStatus(session="s"))
+    steps = _step(idle)[1]
+    assert (steps.register, steps.is_lease_wanted) == ((), True), "without a lease the keeper would end it"
+    steps = _step(replace(idle, lease=HELD))[1]
+    assert steps.register == (SID,)
+    guarded = _step(_view(State.started, lease=LeaseState()))[1]
+    assert guarded.register == (SID,), "what was guarded stays so when the lease is lost"
 
 
 def test_answers_to_old_orders_are_dropped() -> None:
