@@ -14,7 +14,7 @@ from kvorum.node import Identity, Pki
 class ReplicaStatus(Protocol):
     """`members` (those who vote) and `learners`: uid to whether its connection is up; `ready_learners` (on the leader): those
     that have the log; `hosts` of all of them; `missing`: voters that do not answer; `failure`: why the replica stopped by itself;
-    `superseded_by`: the higher epoch because of which it did, or 0."""
+    `superseded_by`: the higher epoch because of which it did, or 0; `disk_full`: it only reads, until there is space."""
 
     @property
     def role(self) -> str: ...
@@ -36,6 +36,8 @@ class ReplicaStatus(Protocol):
     def caught_up(self) -> bool: ...
     @property
     def failure(self) -> str | None: ...
+    @property
+    def disk_full(self) -> bool: ...
     @property
     def learners(self) -> Mapping[str, bool]: ...
     @property

@@ -79,6 +79,7 @@ class Running:
         self._members_seen = -1
         self._was_quorate = False
         self._is_failure_told = False
+        self._was_full = False
         self._online: dict[str, bool] = {}
         self._addresses: Mapping[str, str] = {}
         self.members_counter = 0
@@ -164,6 +165,11 @@ class Running:
         if status.failure and not self._is_failure_told:
             self._is_failure_told = True
             log.critical("consensus has stopped, this node only reads from now on: %s", status.failure)
+        if status.disk_full != self._was_full:
+            self._was_full = status.disk_full
+            self._note(
+                _SYSLOG_WARNING, "no space for the log" if status.disk_full else "there is space for the log again"
+            )
         online = {**status.members, self.identity.uid: True}
         addresses = self._computed.addresses()
         view = self.machine.view

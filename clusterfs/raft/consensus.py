@@ -140,7 +140,7 @@ class Consensus(Reads):
             log.error("%s: %s; this node only reads until there is space", self.uid, error)
             self._space_at = self._now() + SPACE_RETRY_S
             if self._isLeader():
-                self.hand_over()
+                self._ask_to_take_over()
         self.full = error
         self.exchange.is_mute = True
         self._acks.clear()
@@ -151,6 +151,14 @@ class Consensus(Reads):
             self._SyncObj__setState(FOLLOWER)
             self._SyncObj__raftLeader = None
         self._fail_waiting()
+
+    def _ask_to_take_over(self) -> None:
+        """Whoever has most of the log. pysyncobj's transfer wants one that has all of it, what could not be written included."""
+        match = self._SyncObj__raftMatchIndex
+        voters = [node for node in self._SyncObj__otherNodes if node in self._SyncObj__connectedNodes]
+        if voters:
+            best = max(voters, key=lambda node: (match.get(node, 0), node.id))
+            self.exchange.send(best, TimeoutNow(self.raftCurrentTerm))
 
     def _look_for_space(self, now: float) -> None:
         self._acks.clear()

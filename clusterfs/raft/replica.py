@@ -40,7 +40,7 @@ _RETRY_S = 0.05
 _ASK_AGAIN_S = 0.2
 _HAND_OVER_S = 0.5
 # Between two pieces of a snapshot that is written: what waits for the interpreter gets it.
-_SNAPSHOT_REST_S = 0.001
+_SNAPSHOT_REST_S = 0.002
 # Certainly not in the log: the command may be sent again without any thought.
 _NOT_DONE = (FAIL_REASON.MISSING_LEADER, FAIL_REASON.NOT_LEADER, FAIL_REASON.DISCARDED, FAIL_REASON.QUEUE_FULL)
 _DONE = {"add": "added", "learn": "added", "demote": "demoted", "move": "moved", "remove": "removed"}
@@ -150,7 +150,7 @@ class Replica:
             self._thread.join(30.0)
         if self._log is not None:
             if is_clean and self._failure is None:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, DiskFull):
                     self._log.close()
             self._log.abandon()
         self._release()

@@ -13,6 +13,7 @@ from kvorum.ids import parse_node_name, parse_node_uid
 from kvorum.v1 import replica_pb2, replica_pb2_grpc
 
 JOIN_S = 60.0
+NO_SPACE = "no space for the log: this node only reads until there is some"
 
 
 class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
@@ -59,7 +60,7 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
             ready=status.caught_up,
             epoch=status.epoch,
             superseded_by=status.superseded_by,
-            failure=status.failure or "",
+            failure=status.failure or (NO_SPACE if status.disk_full else ""),
         )
 
     @answering

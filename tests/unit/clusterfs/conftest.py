@@ -39,6 +39,7 @@ class FakeStatus:
     hosts: Mapping[str, str] = field(default_factory=dict)
     epoch: int = 0
     superseded_by: int = 0
+    disk_full: bool = False
 
 
 @dataclass

@@ -7,9 +7,15 @@ from pathlib import Path
 
 import pytest
 from faulty_files import FaultyFiles
+from pysyncobj import FAIL_REASON
 from raft_cluster import Cluster, until
+from raft_sim import Sim
+from test_raft_rules import Alone
 
 from clusterfs.raft import Role
+from clusterfs.raft.consensus import Command
+from clusterfs.raft.core import REGULAR
+from clusterfs.raft.messages import AppendReply, RequestVote, TimeoutNow, VoteReply
 from kvorum.errors import DiskFull, OutcomeUnknown
 
 
@@ -69,6 +75,36 @@ def test_a_leader_whose_disk_is_full_hands_over_and_comes_back(cluster: Cluster,
     for uid in uids:
         cluster.start(uid)
     cluster.settled(everything)
+
+
+def test_a_full_leader_asks_the_best_follower_to_take_over_and_then_falls_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = Alone(Sim(tmp_path, monkeypatch, seed=1))
+    term = alone.lead()
+    last = alone.raft.log.last_index
+    alone.say("n3", AppendReply(term, True, last, last, 0, alone.sim.now))
+    alone.say("n2", AppendReply(term, True, last - 1, last - 1, 0, alone.sim.now))
+
+    def no_space() -> None:
+        raise DiskFull("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(alone.raft.log, "sync", no_space)
+        answers: list[int] = []
+        alone.raft.submit(Command(REGULAR + b"x", lambda _value, reason: answers.append(reason)))
+        alone.exchange.sent.clear()
+        alone.tick(0.1)
+        assert [uid for uid, message in alone.exchange.sent if isinstance(message, TimeoutNow)] == ["n3"]
+        assert answers == [FAIL_REASON.UNKNOWN_OUTCOME], "the followers may have it"
+        assert alone.raft.role() is Role.follower
+        # A vote that could not be written is not given, however often it is asked for.
+        for _ in range(2):
+            assert alone.say("n2", RequestVote(term + 5, last + 9, term + 4, transfer=True)) == []
+    alone.tick(1.1)
+    assert alone.raft.full is None
+    (reply,) = alone.say("n2", RequestVote(term + 5, last + 9, term + 4, transfer=True))
+    assert isinstance(reply, VoteReply) and reply.granted
 
 
 def test_a_follower_whose_disk_is_full_holds_nobody_up(cluster: Cluster, disks: Disks) -> None:
