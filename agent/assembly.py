@@ -12,6 +12,7 @@ from kvorum.node import AGENT_PORT, Identity, load_identity
 from .background import Background
 from .context import Paths
 from .local_clusterfs import LocalClusterfs
+from .membership import naming
 from .membership.core import Core, host_name
 from .membership.view import Membership
 from .peers import Peers
@@ -91,6 +92,7 @@ class Agent:
             self.core.paths.socket, self.services, identify=identify_local, explain=self.core.presence.explain
         )
         self.background.start("members", self.core.membership.run())
+        self.background.start("name and address", naming.follow(self.core))
         if self._probe is not None:
             self.background.start("acceleration", self._find_acceleration(self._probe))
         if identity is None:

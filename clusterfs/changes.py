@@ -69,6 +69,22 @@ def make_node_directories(root: Directory, name: str, number: int, context: Cont
     return Change(root, Done(index, f"nodes/{name}", is_directory=True, number=number), (*events, MembersChanged()))
 
 
+def rename_node_directory(root: Directory, old: str, new: str, *, index: int, now_s: int, number: int) -> Change:
+    """A renamed member's directory. What is below keeps its placement: its guests have not moved, their node has another name."""
+    parts, target = ("nodes", old), ("nodes", new)
+    result = Done(index, join(target), is_directory=True, number=number)
+    if parts == target:
+        return Change(root, result)
+    if lookup(root, target) is not None:
+        return _refuse(root, Code.exists, f"{join(target)} is there already, left by a node of that name", target)
+    tree = lookup(root, parts)
+    if tree is None:
+        return Change(root, result, (MembersChanged(),))
+    moved = replace(tree, version=index, mtime=now_s)
+    root = put(remove(root, parts), target, moved)
+    return Change(root, result, (Moved(join(parts), join(target), moved), MembersChanged()))
+
+
 def enter_witness(root: Directory, number: int, *, index: int) -> Change:
     """A member that has no place in the tree."""
     return Change(root, Done(index, number=number), (MembersChanged(),))

@@ -260,6 +260,19 @@ class StoreClient:
     async def status(self, *, deadline_s: float = READ_S) -> replica_pb2.GetReplicaStatusResponse:
         return await self._call(self._replica.GetReplicaStatus, replica_pb2.GetReplicaStatusRequest(), deadline_s)
 
+    async def rename_member(self, uid: str, name: str, *, deadline_s: float = WRITE_S) -> None:
+        await self._call(self._replica.RenameMember, replica_pb2.RenameMemberRequest(uid=uid, name=name), deadline_s)
+
+    async def move_member(self, uid: str, address: str, *, deadline_s: float = WRITE_S) -> None:
+        """The member goes to this address of its host by itself."""
+        request = replica_pb2.MoveMemberRequest(uid=uid, address=address)
+        await self._call(self._replica.MoveMember, request, deadline_s)
+
+    async def readdress(self, address: str) -> None:
+        """This node is at that address already. Raises Refused."""
+        request = replica_pb2.ReaddressReplicaRequest(address=address)
+        await self._call(self._replica.ReaddressReplica, request, ACTIVATE_S)
+
     async def plan_recovery(self) -> replica_pb2.PlanRecoveryResponse:
         return await self._call(self._replica.PlanRecovery, replica_pb2.PlanRecoveryRequest(), READ_S)
 

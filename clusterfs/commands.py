@@ -90,6 +90,13 @@ class MemberPut(_Op, frozen=True, tag="member_put"):
     witness: bool = False
 
 
+class MemberRename(_Op, frozen=True, tag="member_rename"):
+    """Another name for a member; its directory goes along, and its guests keep their generations."""
+
+    uid: str
+    name: str
+
+
 class MemberRemove(_Op, frozen=True, tag="member_remove"):
     uid: str
 
@@ -172,7 +179,18 @@ class SessionExpire(_Op, frozen=True, tag="session_expire"):
 _Op1 = (
     Write | Mkdir | Delete | Move | Touch | Unlock | MemberPut | MemberRemove | LeaseAcquire | LeaseRenew | LeaseFence
 )
-Op = _Op1 | LeaseRest | Configure | LockAcquire | LockRelease | LockBreak | SessionRenew | SessionEnd | SessionExpire
+Op = (
+    _Op1
+    | LeaseRest
+    | Configure
+    | MemberRename
+    | LockAcquire
+    | LockRelease
+    | LockBreak
+    | SessionRenew
+    | SessionEnd
+    | SessionExpire
+)
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

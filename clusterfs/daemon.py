@@ -17,7 +17,7 @@ from typing import IO
 from msgspec import structs
 
 from clusterfs import seed as seeds
-from clusterfs.commands import MemberPut, MemberRemove, Write
+from clusterfs.commands import MemberPut, MemberRemove, MemberRename, Write
 from clusterfs.consensus import ReplicaFactory
 from clusterfs.membership import Member
 from clusterfs.proposer import Author
@@ -34,8 +34,8 @@ from clusterfs.recovering import (
 from clusterfs.running import Running
 from clusterfs.seed import Seed
 from clusterfs.voting import Promote, next_step
-from kvorum.errors import InvalidInput, KvorumError, NoQuorum, NotFound, OutcomeUnknown, Refused
-from kvorum.node import MOUNT, STATE, Identity, Pki, load_identity
+from kvorum.errors import AlreadyExists, InvalidInput, KvorumError, NoQuorum, NotFound, OutcomeUnknown, Refused
+from kvorum.node import MOUNT, STATE, Identity, Pki, load_identity, save_identity
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ FIRST_MEMBER_S = 15.0
 # Kept back of a join's deadline, to find out what became of it and to undo it.
 UNDO_S = 8.0
 POLL_S = 0.05
+FOLLOW_AGAIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ class Daemon:
         self._running: Running | None = None
         # Held while a replica comes or goes.
         self._mutex = threading.Lock()
+        self._following: threading.Thread | None = None
         self._lock_file: IO[bytes] | None = None
 
     def lock(self) -> None:
@@ -97,7 +99,7 @@ class Daemon:
         """Starts the replica that was active before. Does nothing when there was none."""
         with self._mutex:
             seed = seeds.load(self._places.clusterfs)
-            if seed is not None:
+            if seed is not None and self._running is None:
                 self._start(load_identity(self._places.identity), seed)
 
     def end_watches(self) -> None:
@@ -277,10 +279,66 @@ class Daemon:
             pki=self._places.pki,
             make_replica=self._make_replica,
             on_broken=self._on_broken,
+            on_identity=self._follow_soon,
         )
         running.start()
         self._running = running
         return running
+
+    def rename_member(self, uid: str, name: str, author: Author, *, deadline_s: float) -> None:
+        """Raises NotFound, AlreadyExists, NoQuorum. The node itself takes its new name when it learns of it."""
+        self.running.proposer.execute(MemberRename(uid, name), author, deadline_s=deadline_s)
+
+    def move_member(self, uid: str, address: str, author: Author, *, deadline_s: float) -> None:
+        """The cluster will look for a member at another address, to which the member itself goes when it learns of it."""
+        running = self.running
+        member = running.machine.state.members.get(uid)
+        if member is None:
+            raise NotFound(f"no member has the uid {uid}")
+        same = next((other.name for other in running.machine.state.members.values() if other.address == address), "")
+        if same not in ("", member.name):
+            raise AlreadyExists(f"{address} is the address of {same}")
+        running.proposer.execute(MemberPut(uid, member.name, address, member.number), author, deadline_s=deadline_s)
+
+    def readdress(self, address: str) -> None:
+        """This node is at another address now, and tells the cluster once it has met it. Also when the replica cannot start
+        because its old address is gone. Raises Refused, OSError."""
+        with self._mutex:
+            identity, seed = load_identity(self._places.identity), seeds.load(self._places.clusterfs)
+            if seed is None:
+                raise Refused("this node is in no cluster")
+            self._restart(structs.replace(identity, address=address), structs.replace(seed, moved=True))
+
+    def _follow_soon(self, identity: Identity) -> None:
+        """From the chores of the replica that must end for it; so in a thread of its own."""
+        if self._following is None or not self._following.is_alive():
+            self._following = threading.Thread(target=self._follow, args=(identity,), name="follow", daemon=True)
+            self._following.start()
+
+    def _follow(self, identity: Identity) -> None:
+        with self._mutex:
+            running = self._running
+            if running is None or running.identity == identity:
+                return
+            before = running.identity
+            log.info(
+                "this node is %s at %s now, was %s at %s", identity.name, identity.address, before.name, before.address
+            )
+            try:
+                self._restart(identity, running.seed)
+            except (KvorumError, OSError) as error:
+                log.error("cannot be %s at %s yet: %s", identity.name, identity.address, error)
+                self._restart(before, running.seed)
+        # Not again at once: somebody has to give this host its address first.
+        time.sleep(FOLLOW_AGAIN_S)
+
+    def _restart(self, identity: Identity, seed: Seed) -> None:
+        if self._running is not None:
+            self._running.stop()
+            self._running = None
+        save_identity(identity, self._places.identity)
+        seeds.save(seed, self._places.clusterfs)
+        self._start(identity, seed)
 
     def _archive(self) -> Path:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())

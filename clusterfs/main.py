@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 SOCKET = "clusterfs.sock"
 GRACE_S = 2.0
 EXIT_BROKEN = 70
+RESUME_AGAIN_S = 2.0
 
 
 @click.command()
@@ -58,9 +59,8 @@ def _serve(places: Places, socket: Path, stopping: threading.Event) -> int:
     try:
         daemon.lock()
         server.start()
-        daemon.resume()
-        if daemon.active is None:
-            log.info("in no cluster: waiting to be activated")
+        while not stopping.is_set() and not _resumed(daemon):
+            stopping.wait(RESUME_AGAIN_S)
         stopping.wait()
     except KvorumError as error:
         log.error("%s%s", error, f" ({error.remedy})" if error.remedy else "")
@@ -71,6 +71,18 @@ def _serve(places: Places, socket: Path, stopping: threading.Event) -> int:
         server.stop(grace_s=GRACE_S)
         daemon.stop()
     return 0
+
+
+def _resumed(daemon: Daemon) -> bool:
+    """False while this host does not have the node's address (yet, or any more: 'kvorum cluster readdress')."""
+    try:
+        daemon.resume()
+    except OSError as error:
+        log.error("cannot start: %s; if the address of this node has changed, run 'kvorum cluster readdress'", error)
+        return False
+    if daemon.active is None:
+        log.info("in no cluster: waiting to be activated")
+    return True
 
 
 def _break(_error: AssertionError) -> None:

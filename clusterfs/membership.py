@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from clusterfs.commands import LeaseAcquire, LeaseFence, LeaseRenew, LeaseRest, MemberPut
+from clusterfs.commands import LeaseAcquire, LeaseFence, LeaseRenew, LeaseRest, MemberPut, MemberRename
 from clusterfs.outcomes import Code, Done, Refusal, Result
 from kvorum.errors import InvalidInput
 from kvorum.ids import parse_node_name, parse_node_uid
@@ -77,6 +77,20 @@ def put(members: Members, removed: Mapping[str, Removed], op: MemberPut, next_nu
     if number > MAX_NUMBER:
         return Refusal(Code.invalid, f"a node number is at most {MAX_NUMBER}")
     return Member(op.uid, op.name, op.address, number, op.witness)
+
+
+def renamed(members: Members, op: MemberRename) -> Member | Refusal:
+    member = members.get(op.uid)
+    if member is None:
+        return Refusal(Code.not_found, f"no member has the uid {op.uid}")
+    try:
+        parse_node_name(op.name)
+    except InvalidInput as error:
+        return Refusal(Code.invalid, error.message)
+    for other in members.values():
+        if other.uid != op.uid and other.name.lower() == op.name.lower():
+            return Refusal(Code.exists, f"a node named {other.name} is in the cluster already")
+    return msgspec.structs.replace(member, name=op.name)
 
 
 def remembered(removed: Mapping[str, Removed], member: Member, index: int) -> Mapping[str, Removed]:

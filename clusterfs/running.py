@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from msgspec import structs
+
 from clusterfs import seed as seeds
 from clusterfs import special, usage
 from clusterfs.commands import MemberPut
@@ -48,7 +50,10 @@ class Running:
         pki: Pki,
         make_replica: ReplicaFactory,
         on_broken: Callable[[AssertionError], None],
+        on_identity: Callable[[Identity], None] = lambda _identity: None,
     ) -> None:
+        """`on_identity`: the cluster has given this node another name or address; called again until it is taken."""
+        self._on_identity = on_identity
         self.identity = identity
         self.seed = seed
         self._directory = directory
@@ -190,6 +195,8 @@ class Running:
         if not self.seed.joining and status.is_quorate and not view.state.members and len(self.seed.members) == 1:
             self._enter_first_member()
         self._tending.round(view.state, status)
+        if status.is_quorate and status.caught_up and self.identity.uid in view.state.members:
+            self._follow_identity(view.state.members[self.identity.uid])
         self._tell_usage(view.state, is_leader=status.leader == self.identity.uid)
         self._rounds += 1
         is_due = self._rounds % MOUNT_ROUNDS == 0 and not self.identity.witness and not self._stopping.is_set()
@@ -214,10 +221,24 @@ class Running:
         if self.identity.uid in state.members:
             ordered = sorted(state.members.values(), key=lambda member: member.number)
             epoch = max(self.seed.epoch, self.replica.status().epoch)
-            seed = Seed(cluster_name=self.seed.cluster_name, members=ordered, joining=False, epoch=epoch)
+            seed = Seed(
+                cluster_name=self.seed.cluster_name, members=ordered, joining=False, epoch=epoch, moved=self.seed.moved
+            )
             if seed != self.seed:
                 seeds.save(seed, self._directory)
                 self.seed = seed
+
+    def _follow_identity(self, member: Member) -> None:
+        """The cluster says what this node is called and where it is; but for a node that was moved, which tells the cluster."""
+        if self.seed.moved:
+            if member.address != self.identity.address:
+                put = MemberPut(member.uid, member.name, self.identity.address, member.number)
+                author = Author("root@pam", "cluster", "the node has come up at another address")
+                self.proposer.execute(put, author, deadline_s=5.0)
+            self.seed = structs.replace(self.seed, moved=False)
+            seeds.save(self.seed, self._directory)
+        elif (member.name, member.address) != (self.identity.name, self.identity.address):
+            self._on_identity(structs.replace(self.identity, name=member.name, address=member.address))
 
     def _enter_first_member(self) -> None:
         (member,) = self.seed.members

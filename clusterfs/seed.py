@@ -19,6 +19,8 @@ class Seed(msgspec.Struct, frozen=True, kw_only=True):
     joining: bool
     # Of the cluster, as far as it was heard: a replica that starts without a log listens to no lower one.
     epoch: int = 0
+    # This node has come up at another address than the cluster knows, and is to tell it.
+    moved: bool = False
 
 
 def load(directory: Path) -> Seed | None:

@@ -24,6 +24,7 @@ from clusterfs.commands import (
     LockRelease,
     MemberPut,
     MemberRemove,
+    MemberRename,
     Mkdir,
     Move,
     SessionEnd,
@@ -120,6 +121,8 @@ def _perform(state: State, envelope: Envelope, index: int) -> Step:
             return replace(state, locks=step.locks, root=step.root), step.result, step.events
         case MemberPut():
             return _put_member(state, op, _context(state, envelope, index))
+        case MemberRename():
+            return _rename_member(state, op, index)
         case MemberRemove():
             return _remove_member(state, op, index)
         case LeaseAcquire() | LeaseRenew() | LeaseRest() | LeaseFence():
@@ -180,6 +183,21 @@ def _put_member(state: State, op: MemberPut, context: changes.Context) -> Step:
         next_number=max(state.next_number, outcome.number + 1),
         members_version=context.index,
     )
+    return state, change.result, change.events
+
+
+def _rename_member(state: State, op: MemberRename, index: int) -> Step:
+    outcome = membership.renamed(state.members, op)
+    if isinstance(outcome, Refusal):
+        return state, outcome, ()
+    before = state.members[op.uid].name
+    change = changes.rename_node_directory(
+        state.root, before, outcome.name, index=index, now_s=state.clock_ms // 1000, number=outcome.number
+    )
+    if isinstance(change.result, Refusal):
+        return state, change.result, ()
+    members = {**state.members, op.uid: outcome}
+    state = replace(state, root=change.root, members=members, members_version=index)
     return state, change.result, change.events
 
 

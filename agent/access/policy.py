@@ -35,6 +35,10 @@ POLICY: dict[str, frozenset[Grant]] = {
     "/kvorum.v1.ClusterService/LeaveCluster": LOCAL_ROOT,
     # A leaving node asks another member to take it out.
     "/kvorum.v1.ClusterService/RemoveNode": ROOT_AND_NODES,
+    "/kvorum.v1.ClusterService/RenameNode": ROOT,
+    # The agent that is asked passes it on to the node that moves.
+    "/kvorum.v1.ClusterService/SetNodeAddress": ROOT,
+    "/kvorum.v1.ClusterService/ReaddressNode": LOCAL_ROOT,
     "/kvorum.v1.ClusterService/PlanClusterRecovery": LOCAL_ROOT,
     "/kvorum.v1.ClusterService/RecoverCluster": LOCAL_ROOT,
     "/kvorum.v1.ClusterService/RejoinCluster": LOCAL_ROOT,

@@ -10,7 +10,7 @@ from google.protobuf import timestamp_pb2
 from agent.access.caller import ROOT_USER, current_caller
 from agent.access.certificates import sign_user
 from agent.access.join_token import render_token
-from agent.membership import admission, founding, joining, leaving, recovering
+from agent.membership import admission, founding, joining, leaving, naming, recovering
 from agent.membership.core import Core, authority
 from agent.membership.status import ClusterStatus
 from kvorum.errors import InvalidInput
@@ -80,6 +80,20 @@ class ClusterService(cluster_pb2_grpc.ClusterServiceServicer):
         name = parse_node_resource(request.name, field="name")
         await leaving.remove_node(self._core, name=name, force=request.force, caller=current_caller())
         return pb.RemoveNodeResponse()
+
+    async def RenameNode(self, request: pb.RenameNodeRequest, context: object) -> pb.RenameNodeResponse:
+        name = parse_node_resource(request.name, field="name")
+        await naming.rename_node(self._core, name=name, new_name=request.new_name, author=current_caller().author)
+        return pb.RenameNodeResponse()
+
+    async def SetNodeAddress(self, request: pb.SetNodeAddressRequest, context: object) -> pb.SetNodeAddressResponse:
+        name = parse_node_resource(request.name, field="name")
+        await naming.set_address(self._core, name=name, address=request.address, caller=current_caller())
+        return pb.SetNodeAddressResponse()
+
+    async def ReaddressNode(self, request: pb.ReaddressNodeRequest, context: object) -> pb.ReaddressNodeResponse:
+        await naming.readdress(self._core, address=request.address)
+        return pb.ReaddressNodeResponse()
 
     async def PlanClusterRecovery(
         self, request: pb.PlanClusterRecoveryRequest, context: object

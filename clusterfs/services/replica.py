@@ -9,6 +9,7 @@ from clusterfs.daemon import Daemon
 from clusterfs.membership import Member
 from clusterfs.recovering import Plan
 from clusterfs.services.calls import answering, author, deadline
+from kvorum.errors import Refused
 from kvorum.ids import parse_node_name, parse_node_uid
 from kvorum.v1 import replica_pb2, replica_pb2_grpc
 
@@ -78,6 +79,34 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
         uid = parse_node_uid(request.uid)
         self._daemon.remove_member(uid, author(context), deadline_s=deadline(context, JOIN_S))
         return replica_pb2.RemoveMemberResponse()
+
+    @answering
+    def RenameMember(
+        self, request: replica_pb2.RenameMemberRequest, context: grpc.ServicerContext
+    ) -> replica_pb2.RenameMemberResponse:
+        uid, name = parse_node_uid(request.uid), parse_node_name(request.name, field="name")
+        self._daemon.rename_member(uid, name, author(context, "node renamed"), deadline_s=deadline(context))
+        return replica_pb2.RenameMemberResponse()
+
+    @answering
+    def MoveMember(
+        self, request: replica_pb2.MoveMemberRequest, context: grpc.ServicerContext
+    ) -> replica_pb2.MoveMemberResponse:
+        uid = parse_node_uid(request.uid)
+        self._daemon.move_member(uid, request.address, author(context, "node moved"), deadline_s=deadline(context))
+        return replica_pb2.MoveMemberResponse()
+
+    @answering
+    def ReaddressReplica(
+        self, request: replica_pb2.ReaddressReplicaRequest, _context: grpc.ServicerContext
+    ) -> replica_pb2.ReaddressReplicaResponse:
+        try:
+            self._daemon.readdress(request.address)
+        except OSError as error:
+            raise Refused(
+                f"cannot listen on {request.address}: {error}", remedy="give this host that address"
+            ) from error
+        return replica_pb2.ReaddressReplicaResponse()
 
     @answering
     def PlanRecovery(

@@ -170,6 +170,22 @@ def recover(session: Session, from_this_node: bool, confirm: str, force: bool, d
 
 
 @cluster.command()
+@click.option("--local", "address", required=True, metavar="IP", help="The address that this host has now.")
+@click.pass_obj
+def readdress(session: Session, address: str) -> None:
+    """Tell this node that its host's address has changed already; it tells the others.
+
+    While the host still has its old address, 'kvorum node set-address' is the better way.
+
+    \b
+    Example:
+      kvorum cluster readdress --local 192.168.1.33
+    """
+    session.client.cluster.readdress(address)
+    click.echo(f"this node is at {address} now")
+
+
+@cluster.command()
 @click.pass_obj
 def rejoin(session: Session) -> None:
     """Come back into the cluster that was recovered without this node.

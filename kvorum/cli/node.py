@@ -49,3 +49,35 @@ def show(session: Session, name: str, output: str) -> None:
     print_fields(
         {**row, "joined": local_time(member.join_time), "guests": ", ".join(str(guest.vmid) for guest in guests)}
     )
+
+
+@node.command()
+@click.argument("old")
+@click.argument("new")
+@click.pass_obj
+def rename(session: Session, old: str, new: str) -> None:
+    """Call node OLD NEW from now on; its guests go on where they are.
+
+    Refused while HA manages a guest of that node. Tasks of the past keep the old name.
+
+    \b
+    Example:
+      kvorum node rename n3 rack2
+    """
+    session.client.cluster.rename_node(old, new)
+    click.echo(f"{old} is called {new} now")
+
+
+@node.command("set-address")
+@click.argument("name")
+@click.argument("address")
+@click.pass_obj
+def set_address(session: Session, name: str, address: str) -> None:
+    """Have node NAME change over to the IP address ADDRESS, which its host must have already.
+
+    \b
+    Example:
+      kvorum node set-address n3 192.168.1.33
+    """
+    session.client.cluster.set_node_address(name, address)
+    click.echo(f"{name} changes over to {address}")

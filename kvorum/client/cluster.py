@@ -47,6 +47,16 @@ class ClusterApi:
         request = pb.RemoveNodeRequest(name=node_resource(node), force=force)
         self._call(self._stub.RemoveNode, request, timeout_s=MEMBERSHIP_TIMEOUT_S)
 
+    def rename_node(self, node: str, new_name: str) -> None:
+        self._call(self._stub.RenameNode, pb.RenameNodeRequest(name=node_resource(node), new_name=new_name))
+
+    def set_node_address(self, node: str, address: str) -> None:
+        request = pb.SetNodeAddressRequest(name=node_resource(node), address=address)
+        self._call(self._stub.SetNodeAddress, request, timeout_s=MEMBERSHIP_TIMEOUT_S)
+
+    def readdress(self, address: str) -> None:
+        self._call(self._stub.ReaddressNode, pb.ReaddressNodeRequest(address=address), timeout_s=MEMBERSHIP_TIMEOUT_S)
+
     def plan_recovery(self) -> pb.PlanClusterRecoveryResponse:
         response: pb.PlanClusterRecoveryResponse = self._call(
             self._stub.PlanClusterRecovery, pb.PlanClusterRecoveryRequest()

@@ -68,7 +68,7 @@ def test_a_token_opens_two_methods_only() -> None:
 
 def test_only_root_at_the_node_itself_founds_joins_and_leaves() -> None:
     local = {"BootstrapCluster", "JoinCluster", "LeaveCluster"}
-    local |= {"PlanClusterRecovery", "RecoverCluster", "RejoinCluster"}
+    local |= {"PlanClusterRecovery", "RecoverCluster", "RejoinCluster", "ReaddressNode"}
     assert named(allowed(LOCAL_ROOT)) - named(allowed(ROOT)) == local
     for caller in (ROOT, HA, NODE, ROOT_VIA_NODE):
         assert not named(allowed(caller)) & local

@@ -16,6 +16,7 @@ from clusterfs.commands import (
     LeaseRest,
     MemberPut,
     MemberRemove,
+    MemberRename,
     Mkdir,
     Move,
     Op,
@@ -311,6 +312,32 @@ def test_a_witness_is_a_member_without_a_place_in_the_tree(story: Story) -> None
     assert story.state.members[N3].witness
     assert not story.has("nodes/w1")
     assert story.events == (MembersChanged(),)
+
+
+def test_a_renamed_members_guests_stay_in_their_generation(story: Story) -> None:
+    story.must(Write("nodes/n2/lxc/100.conf", b"x"))
+    before = story.file("nodes/n2/lxc/100.conf")
+    story.must(MemberRename(N2, "rack2"))
+    assert story.file("nodes/rack2/lxc/100.conf") == before
+    assert not story.has("nodes/n2")
+    assert story.state.members[N2].name == "rack2"
+    assert any(isinstance(event, MembersChanged) for event in story.events)
+    story.must(MemberRename(N2, "rack2"), MemberRename(N2, "Rack2"), Write("nodes/Rack2/lxc/100.conf", b"y"))
+
+
+@pytest.mark.parametrize(
+    ("op", "code"),
+    [
+        (MemberRename(N2, "n1"), Code.exists),
+        (MemberRename(N2, "N1"), Code.exists),
+        (MemberRename(N2, "left"), Code.exists),
+        (MemberRename(N2, "-"), Code.invalid),
+        (MemberRename(N3, "n3"), Code.not_found),
+    ],
+)
+def test_names_that_a_member_cannot_take(story: Story, op: Op, code: Code) -> None:
+    story.must(Mkdir("nodes/left", parents=True))
+    assert story.refused(op) is code
 
 
 def test_who_was_removed_does_not_come_back_under_the_same_uuid(story: Story) -> None:
