@@ -136,3 +136,17 @@ def test_no_limit_is_ever_exceeded(ops: list[Op]) -> None:
         assert state.root.size <= limits.max_tree_bytes
         assert state.root.count <= limits.max_entries
         assert all(len(content or b"") <= limits.max_file_bytes for content in flat(state.root).values())
+
+
+@settings(max_examples=300, deadline=None)
+@given(LOGS, st.data())
+def test_damaged_snapshots_are_refused_or_are_states(ops: list[Op], data: st.DataObject) -> None:
+    state, _trees = replay(ops)
+    whole = bytearray(b"".join(snapshot.encode(state)))
+    for _damage in range(data.draw(st.integers(1, 3))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        damaged = snapshot.decode([bytes(whole)])
+    except snapshot.BadSnapshot:
+        return
+    assert b"".join(snapshot.encode(damaged))
