@@ -74,6 +74,8 @@ def _report(loaded: Loaded) -> dict[str, object]:
         "bytes": root.size,
         "members": ", ".join(sorted(member.name for member in loaded.state.members.values())),
         "voters": ", ".join(sorted(loaded.configuration.voters)),
+        "learners": ", ".join(sorted(loaded.configuration.learners)),
+        "epoch": loaded.configuration.epoch,
         "snapshot_index": loaded.snapshot_index,
         "log": f"{loaded.base_index + 1} to {loaded.last_index} in {loaded.segments} segments",
         "torn_bytes": loaded.torn_bytes,

@@ -215,8 +215,9 @@ def pair_and_rest(body: bytes) -> tuple[int, int, bytes]:
 
 
 def place(body: bytes) -> Place:
-    index, term, _ = pair_and_rest(body)
-    return Place(index, term)
+    if len(body) < _PAIR.size:
+        raise Damaged("a record is too short")
+    return Place(*_PAIR.unpack_from(body))
 
 
 def one_and_rest(body: bytes) -> tuple[int, bytes]:
@@ -250,9 +251,10 @@ def after(tail: Tail, record: Record) -> Tail:
         case Kind.head:
             raise Damaged("a second beginning")
         case Kind.entry:
-            index, term, _ = pair_and_rest(record.body)
-            _require(index == last.index + 1 and term >= last.term, f"entry {index} of term {term} follows {last}")
-            return _with(tail, last=Place(index, term))
+            end = place(record.body)
+            if end.index != last.index + 1 or end.term < last.term:
+                raise Damaged(f"{end} follows {last}")
+            return Tail(tail.base, end, tail.term, tail.voted_for, commit_index)
         case Kind.truncate:
             cut = place(record.body)
             _require(commit_index < cut.index <= last.index + 1, f"a cut at {cut.index}")

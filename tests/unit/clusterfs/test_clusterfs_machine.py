@@ -1,3 +1,4 @@
+import errno
 import threading
 from typing import Any
 
@@ -20,9 +21,10 @@ from clusterfs.commands import (
 from clusterfs.machine import Compacted, StoreMachine
 from clusterfs.outcomes import Refusal, Written
 from clusterfs.proposer import Proposer
+from clusterfs.refusals import error_errno
 from clusterfs.settings import Settings
 from clusterfs.state import State
-from kvorum.errors import NoQuorum, OutcomeUnknown
+from kvorum.errors import DiskFull, NoQuorum, OutcomeUnknown
 
 N1 = "11111111-1111-4111-8111-111111111111"
 
@@ -186,3 +188,20 @@ def test_an_answer_that_never_comes_ends_at_the_deadline(machine: StoreMachine, 
     with pytest.raises(OutcomeUnknown):
         proposer.execute(Write("a", b""), deadline_s=10)
     assert clock.now == 110.0
+
+
+def test_a_node_without_space_for_its_log_says_so_and_not_that_others_are_missing(
+    machine: StoreMachine, replica: Any
+) -> None:
+    class Full:
+        def propose(self, _entry: bytes, *, deadline_s: float) -> object:
+            raise DiskFull("this node has no space for its log", remedy="free some there")
+
+        barrier, status = replica.barrier, replica.status
+
+    proposer = Proposer(replica=Full(), machine=machine, node_uid=N1, names={})
+    with pytest.raises(DiskFull, match="no space") as caught:
+        proposer.execute(Write("a", b"x"))
+    assert caught.value.remedy == "free some there"
+    assert error_errno(caught.value) == errno.ENOSPC
+    assert error_errno(NoQuorum()) == errno.EACCES
