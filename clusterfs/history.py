@@ -128,8 +128,10 @@ class History:
         shared = self._shared
         start, cost, since = self._start, self.cost_bytes, self.since
         oldest_ms = clock_ms - settings.history_days * _DAY_MS
+        is_off = 0 in (settings.history_days, settings.history_bytes, settings.history_changes)
         while start < self._end and (
-            self._end - start > settings.history_changes
+            is_off
+            or self._end - start > settings.history_changes
             or cost > settings.history_bytes
             or shared[start].time_ms < oldest_ms
             or shared[start].index == since

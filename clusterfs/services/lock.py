@@ -5,6 +5,7 @@
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -13,6 +14,7 @@ from clusterfs import rules
 from clusterfs.commands import LockAcquire, LockBreak, LockRelease, SessionEnd, SessionRenew
 from clusterfs.daemon import Daemon
 from clusterfs.locks import MIN_TTL_S, Claim, Lock, Session
+from clusterfs.machine import Compacted
 from clusterfs.running import Running
 from clusterfs.services.calls import answering, author, deadline
 from clusterfs.tree import Directory, lookup
@@ -99,7 +101,9 @@ def _wait(running: Running, name: str, session: str, end: float, context: grpc.S
             return 0
         if machine.is_closed:
             raise Unreachable("the replica has been stopped")
-        machine.events_after(view.index, timeout_s=min(left_s, WAKE_INTERVAL_S))
+        # A snapshot may have come in between; what counts is the state, not what led to it.
+        with suppress(Compacted):
+            machine.events_after(view.index, timeout_s=min(left_s, WAKE_INTERVAL_S))
     return 0
 
 

@@ -106,19 +106,21 @@ def put(session: Session, path: str, expected_version: int | None, absent: bool,
 @click.argument("path")
 @click.argument("new_path")
 @click.option("--replace", is_flag=True, help="Replace a file that is there.")
+@click.option("--reason", default="", help="Why; kept with the change.")
 @click.pass_obj
-def move(session: Session, path: str, new_path: str, replace: bool) -> None:
+def move(session: Session, path: str, new_path: str, replace: bool, reason: str) -> None:
     """Rename, in one step that everybody sees whole."""
-    session.client.store.move(path, new_path, replace=replace)
+    session.client.store.move(path, new_path, replace=replace, reason=reason)
 
 
 @store.command()
 @click.argument("path")
-@click.option("-r", "--recursive", is_flag=True)
+@click.option("-r", "--recursive", is_flag=True, help="A directory with all that is in it.")
+@click.option("--reason", default="", help="Why; kept with the change.")
 @click.pass_obj
-def delete(session: Session, path: str, recursive: bool) -> None:
-    """Remove a file or directory."""
-    session.client.store.delete(path, recursive=recursive)
+def delete(session: Session, path: str, recursive: bool, reason: str) -> None:
+    """Remove a file or directory; `kvorum store restore` brings it back."""
+    session.client.store.delete(path, recursive=recursive, reason=reason)
 
 
 @store.command()

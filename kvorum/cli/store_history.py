@@ -10,7 +10,7 @@ import rich_click as click
 
 from kvorum.cli.output import local_time, output_option, print_json, print_table
 from kvorum.cli.session import Session
-from kvorum.errors import InvalidInput, NotFound, Refused
+from kvorum.errors import InvalidInput, KvorumError, NotFound, Refused
 
 if TYPE_CHECKING:
     from kvorum.v1 import history_pb2 as pb
@@ -40,12 +40,14 @@ def log(session: Session, path: str, limit: int, output: str) -> None:
     if output == "json":
         print_json(found)
         return
+    nodes = node_names(session) if found else {}
     rows = [
         {
             "index": change.index,
             "time": local_time(change.time),
             "author": change.author,
             "from": change.source,
+            "node": nodes.get(change.node_uid, change.node_uid),
             "what": _KINDS[change.kind],
             "size": "" if change.gone or change.directory else change.size_bytes,
             "path": _path(change),
@@ -53,7 +55,7 @@ def log(session: Session, path: str, limit: int, output: str) -> None:
         }
         for change in found
     ]
-    print_table(rows, columns=("index", "time", "author", "from", "what", "size", "path", "reason"))
+    print_table(rows, columns=("index", "time", "author", "from", "node", "what", "size", "path", "reason"))
 
 
 @click.command("show")
@@ -153,6 +155,14 @@ def restore(session: Session, place: str, reason: str, output: str) -> None:
 COMMANDS = (log, show, diff, blame, restore)
 
 _COLOURS = (("--- ", None), ("+++ ", None), ("@@", "cyan"), ("-", "red"), ("+", "green"))
+
+
+def node_names(session: Session) -> dict[str, str]:
+    """By uid; nothing when the cluster does not say, for then the uid must do."""
+    try:
+        return {node.uid: node.name.rpartition("/")[2] for node in session.client.cluster.nodes()}
+    except KvorumError:
+        return {}
 
 
 def split_place(place: str) -> tuple[str, int]:

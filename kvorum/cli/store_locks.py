@@ -10,6 +10,7 @@ import rich_click as click
 
 from kvorum.cli.output import local_time, output_option, print_json, print_table
 from kvorum.cli.session import Session
+from kvorum.cli.store_history import node_names
 from kvorum.errors import NotFound, Refused
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def locks(session: Session, output: str) -> None:
     if output == "json":
         print_json(found)
         return
-    names = {node.uid: node.name.rpartition("/")[2] for node in session.client.cluster.nodes()} if found else {}
+    names = node_names(session) if found else {}
     rows: list[dict[str, object]] = []
     for lock in found:
         if lock.HasField("holder"):

@@ -64,9 +64,9 @@ class StoreApi:
         response: pb.WriteEntryResponse = self._call(self._stub.WriteEntry, request)
         return response.entry
 
-    def mkdir(self, path: str, *, parents: bool = False) -> pb.Entry:
+    def mkdir(self, path: str, *, parents: bool = False, reason: str = "") -> pb.Entry:
         request = pb.WriteEntryRequest(
-            path=path, directory=True, parents=parents, precondition=pb.Precondition(absent=True)
+            path=path, directory=True, parents=parents, precondition=pb.Precondition(absent=True), reason=reason
         )
         response: pb.WriteEntryResponse = self._call(self._stub.WriteEntry, request)
         return response.entry
@@ -78,6 +78,7 @@ class StoreApi:
         *,
         expected_version: int = 0,
         replace: bool = False,
+        reason: str = "",
         fencing: "HeldLock | None" = None,
     ) -> pb.Entry:
         request = pb.MoveEntryRequest(
@@ -85,16 +86,27 @@ class StoreApi:
             new_path=new_path,
             expected_version=expected_version,
             replace=replace,
+            reason=reason,
             fencing=_fencing(fencing),
         )
         response: pb.MoveEntryResponse = self._call(self._stub.MoveEntry, request)
         return response.entry
 
     def delete(
-        self, path: str, *, expected_version: int = 0, recursive: bool = False, fencing: "HeldLock | None" = None
+        self,
+        path: str,
+        *,
+        expected_version: int = 0,
+        recursive: bool = False,
+        reason: str = "",
+        fencing: "HeldLock | None" = None,
     ) -> None:
         request = pb.DeleteEntryRequest(
-            path=path, expected_version=expected_version, recursive=recursive, fencing=_fencing(fencing)
+            path=path,
+            expected_version=expected_version,
+            recursive=recursive,
+            reason=reason,
+            fencing=_fencing(fencing),
         )
         self._call(self._stub.DeleteEntry, request)
 

@@ -5,9 +5,10 @@ from hypothesis import strategies as st
 
 from clusterfs import history, snapshot
 from clusterfs.commands import Delete, Envelope, Mkdir, Move, Op, Touch, Write
+from clusterfs.outcomes import Done
 from clusterfs.settings import Settings
 from clusterfs.state import State, apply
-from clusterfs.tree import Directory, File, join, walk
+from clusterfs.tree import Directory, File, join, lookup, walk
 
 NAMES = st.sampled_from(["a", "b", "c"])
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map("/".join)
@@ -115,6 +116,23 @@ def test_a_snapshot_taken_anywhere_goes_on_alike(ops: list[Op], at: int, bounds:
         state, _result, _events = apply(state, Envelope(op, author=f"u{index}", time_ms=index * 40_000_000), index)
     assert state == steady
     assert b"".join(snapshot.encode(state)) == b"".join(snapshot.encode(steady))
+
+
+@settings(max_examples=150, deadline=None)
+@given(LOGS, PATHS, st.integers(0, 25))
+def test_what_is_restored_is_what_was_there_then(ops: list[Op], path: str, index: int) -> None:
+    state, _trees = replay(ops)
+    content = history.content_at(state.history, state.root, path, index)
+    if content is None:
+        return
+    op = Write(path, content, parents=True)
+    state, result, _events = apply(state, Envelope(op, time_ms=state.clock_ms), len(ops) + 1)
+    if isinstance(result, Done):
+        node = lookup(state.root, tuple(path.split("/")))
+        assert isinstance(node, File)
+        assert node.content == content
+        assert history.content_at(state.history, state.root, path, index) == content
+        assert history.content_at(state.history, state.root, path, len(ops) + 1) == content
 
 
 @settings(max_examples=100, deadline=None)

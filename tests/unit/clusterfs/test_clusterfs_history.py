@@ -1,7 +1,21 @@
 """What the history says, by small stories: commands in, versions out."""
 
+import pytest
+
 from clusterfs import history, snapshot
-from clusterfs.commands import Delete, Envelope, MemberPut, MemberRemove, Mkdir, Move, Op, Touch, Unlock, Write
+from clusterfs.commands import (
+    Configure,
+    Delete,
+    Envelope,
+    MemberPut,
+    MemberRemove,
+    Mkdir,
+    Move,
+    Op,
+    Touch,
+    Unlock,
+    Write,
+)
 from clusterfs.history import Kind
 from clusterfs.outcomes import Done
 from clusterfs.settings import Settings
@@ -150,6 +164,15 @@ def test_history_is_bounded_by_number_by_bytes_and_by_age() -> None:
     story.do(Write("a", b"2"), at=1000 + DAY_S)
     story.do(Write("a", b"3"), at=1001 + 2 * DAY_S)
     assert story.contents("a") == [(Kind.earlier, b"1"), (Kind.write, b"2"), (Kind.write, b"3")]
+
+
+@pytest.mark.parametrize("off", [{"history_days": 0}, {"history_bytes": 0}, {"history_changes": 0}])
+def test_a_bound_of_nothing_keeps_nothing(off: dict[str, int]) -> None:
+    story = Story()
+    story.do(Write("a", b"1"), Write("b", b""), Configure(**off))
+    assert len(story.state.history) == 0
+    story.do(Write("c", b""))
+    assert (len(story.state.history), story.state.history.since) == (0, story.index)
 
 
 def test_the_records_of_one_command_are_forgotten_together() -> None:
