@@ -140,6 +140,21 @@ def test_a_lone_node_refuses_writers_until_there_is_space(cluster: Cluster, disk
     until(lambda: cluster.machines[uid].entries[-1:] == ["after"])
 
 
+def test_a_node_that_starts_on_a_full_disk_reads_and_stops_cleanly(cluster: Cluster, disks: Disks) -> None:
+    (uid,) = cluster.found(1)
+    cluster.replicas[uid].propose(b"before", deadline_s=5)
+    cluster.replicas.pop(uid).stop()
+    disks.full.add(uid)
+    replica = cluster.start(uid)
+    until(lambda: replica.status().disk_full)
+    until(lambda: cluster.machines[uid].entries == ["before"])
+    assert replica.status().failure is None
+    cluster.replicas.pop(uid).stop()
+    disks.full.clear()
+    cluster.start(uid).propose(b"after", deadline_s=10)
+    cluster.settled(["before", "after"])
+
+
 def test_a_snapshot_that_does_not_fit_leaves_the_space_to_the_log(cluster: Cluster, disks: Disks) -> None:
     cluster.with_options(compact_entries=20, keep_entries=0)
     (uid,) = cluster.found(1)

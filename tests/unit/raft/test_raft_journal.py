@@ -1,12 +1,15 @@
 """The log's files: what was synced comes back whole, what was not is a prefix, and anything else is refused."""
 
+import contextlib
 import os
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from faulty_files import FaultyFiles
+from sim_disk import SimDisk, SimFiles, Watcher
 
 from clusterfs.raft import StorageDamaged, segments
 from clusterfs.raft.entries import Entries
@@ -253,12 +256,12 @@ def state(log: Log) -> State:
     return contents(log), log.getCurrentTerm(), log.getVotedForNodeId()
 
 
-def life(log: FileLog) -> list[Callable[[], None]]:
+def life(log: FileLog, padding: bytes = b"") -> list[Callable[[], None]]:
     """Everything that happens to a log, in steps that are durable when they return."""
 
     def adds(first: int, last: int, term: int) -> list[Callable[[], None]]:
         def add(index: int) -> None:
-            log.add(b"\x00entry %d of %d" % (index, term), index, term)
+            log.add(b"\x00entry %d of %d" % (index, term) + padding, index, term)
             log.sync()
 
         return [lambda index=index: add(index) for index in range(first, last + 1)]  # type: ignore[misc]
@@ -289,7 +292,7 @@ def life(log: FileLog) -> list[Callable[[], None]]:
 
 
 def test_a_crash_anywhere_in_compaction_keeps_the_tail(tmp_path: Path) -> None:
-    """T6, T7, T8. The process is killed at each operation on the disk in turn, in a write also half way through."""
+    """T6, T8. The process is killed at each operation on the disk in turn, in a write also half way through."""
     moments = torn = 0
     while True:
         directory = tmp_path / str(moments)
@@ -330,6 +333,91 @@ def test_a_crash_anywhere_in_compaction_keeps_the_tail(tmp_path: Path) -> None:
         assert opened(directory, segment_bytes=400)[-1][0] == b"\x00new"
         moments += 1
     assert moments > 120 and torn > 40
+
+
+# Over several sectors, each of which may be lost.
+PADDING = b"padding " * 100
+
+
+def lived(disk: SimDisk, moment: int) -> list[State]:
+    """The states that were durable before the end came, at an operation on the disk that is counted from the beginning."""
+    left = moment
+
+    def kill(_operation: str, _name: str, _is_done: bool) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+
+    seen: list[State] = [([(b"\x01", 0, 0)], 0, None)]
+    try:
+        log = opened(SimFiles(disk, kill), segment_bytes=4000)
+        for step in life(log, PADDING):
+            step()
+            seen.append(state(log))
+    except Killed:
+        pass
+    return seen
+
+
+def reopened(disk: SimDisk) -> FileLog:
+    return opened(SimFiles(disk, lambda _operation, _name, _is_done: None), segment_bytes=4000)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_power_failure_anywhere_keeps_what_was_durable(seed: int) -> None:
+    """T7, T8. At each operation on the disk in turn, before it and after it, and again while the log is mended."""
+    luck = random.Random(seed)
+    whole = lived(SimDisk(), 10**9)
+    torn = moment = 0
+    while True:
+        disk = SimDisk()
+        seen = lived(disk, moment)
+        if len(seen) == len(whole):
+            break
+        disk.lose_power(luck)
+        again = moment + luck.randrange(8)
+        with contextlib.suppress(Killed):
+            opened(SimFiles(disk, _dying(again - moment)), segment_bytes=4000)
+        disk.lose_power(luck)
+        log = reopened(disk)
+        assert state(log) in (whole[len(seen) - 1], whole[len(seen)]), f"power lost at operation {moment}"
+        torn += state(log) == whole[len(seen) - 1]
+        moment += 1
+    assert moment > 250 and torn > 100
+
+
+def _dying(left: int) -> Watcher:
+    def kill(_operation: str, _name: str, _is_done: bool) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+
+    return kill
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_written_after_a_kill_survives_a_power_failure_too(seed: int) -> None:
+    """A killed process leaves what it had not synced yet; what the next one builds on it, or
+    merely says to have, must not be lost with it."""
+    luck = random.Random(seed)
+    length = len(lived(SimDisk(), 10**9))
+    moment = 0
+    while True:
+        disk = SimDisk()
+        if len(lived(disk, moment)) == length:
+            break
+        log = reopened(disk)
+        if luck.random() < 0.5:
+            log.setCurrentTerm(20, "n2")
+            log.add(b"\x00new" + PADDING, log.last_index + 1, 20)
+            log.sync()
+        expected = state(log)
+        disk.lose_power(luck)
+        assert state(reopened(disk)) == expected, f"killed at operation {moment}"
+        moment += 1
+    assert moment > 250
 
 
 def test_after_a_failed_sync_the_log_never_says_again_that_something_is_durable(tmp_path: Path) -> None:
