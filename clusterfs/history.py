@@ -160,7 +160,8 @@ def recorded(
     if not history.has_begun:
         if envelope.version < 2:
             return history
-        history = replace(history, since=index - 1)
+        # Before the first entry of a new cluster there was nothing that could have been forgotten.
+        history = replace(history, since=index - 1 if before.entries else 0)
     if not events:
         return history
     records = [record for event in events if (record := _record(envelope, index, before, event)) is not None]
@@ -339,12 +340,13 @@ def _event(record: Record) -> Event:
 
 
 def blame(history: History, root: Directory, path: str) -> tuple[Line, ...]:
-    """The lines of the file, each with the change that it came with. Empty when there is no such file."""
+    """The lines of the file, each with the change that it came with. Empty when there is no such file.
+
+    A file that was deleted and restored has its lines from those who wrote them.
+    """
     lines: tuple[Line, ...] = ()
     for version in versions(history, root, path):
-        if version.content is None:
-            lines = ()
-        elif version.content != b"".join(line.text for line in lines) or not lines:
+        if version.content is not None and version.content != b"".join(line.text for line in lines):
             lines = _blamed(lines, version)
     node = lookup(root, _parts(path))
     return lines if isinstance(node, File) else ()

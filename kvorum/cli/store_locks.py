@@ -90,7 +90,8 @@ def unlock(session: Session, name: str, force: bool, reason: str) -> None:
         held = next((one for one in session.client.locks.list() if one.name == name), None)
         if held is None:
             raise NotFound(f"nobody holds the lock {name}")
-        who = held.holder.author if held.HasField("holder") else f"node {held.node_uid}"
+        node = node_names(session).get(held.node_uid, held.node_uid)
+        who = f"{held.holder.author} on {node}" if held.HasField("holder") else node
         raise Refused(f"{who} holds the lock {name} since {local_time(held.since)}", remedy="--force takes it away")
     session.client.locks.break_(name, reason=reason)
 

@@ -209,6 +209,8 @@ def test_blame_names_who_brought_each_line() -> None:
     assert lines[2].reason == "numbers"
     story.do(Delete("a"))
     assert history.blame(story.state.history, story.state.root, "a") == ()
+    story.do(Write("a", b"".join(line.text for line in lines)))
+    assert history.blame(story.state.history, story.state.root, "a") == lines
 
 
 def test_changes_below_a_directory_newest_first() -> None:
