@@ -191,7 +191,6 @@ class Rounds:
                 render(stamped),
                 expected_version=version or None,
                 absent=not version,
-                parents=True,
                 author="ha",
                 deadline_s=PERFORM_S,
             )

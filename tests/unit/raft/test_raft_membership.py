@@ -16,7 +16,7 @@ from clusterfs.raft.membership import Change, Configuration, Configurations, cha
 from clusterfs.raft.messages import ChangeMember, ChangeProgress
 from clusterfs.raft.snapshot import NAME, Point, SnapshotStore, verify
 from clusterfs.raft.values import Role
-from kvorum.errors import NotFound, Timeout
+from kvorum.errors import NoQuorum, NotFound, Timeout
 
 A, B, C = (Address(f"10.0.0.{number}", 1) for number in (1, 2, 3))
 
@@ -242,3 +242,23 @@ def test_over_tls_a_learner_joins_moves_is_promoted_and_leaves(cluster: Cluster)
     assert (set(first.status().members), dict(first.status().learners)) == ({founder}, {})
     with pytest.raises(NotFound):
         first.move_member(uid, cluster.address(uid), deadline_s=5)
+
+
+def test_a_removed_nodes_certificate_opens_no_link_any_more(cluster: Cluster) -> None:
+    cluster.with_options(farewell_s=0.2)
+    uids = cluster.found(3)
+    leader = cluster.leader()
+    gone, left = [uid for uid in uids if uid != leader]
+    cluster.replicas[leader].remove_member(gone, deadline_s=15)
+    removed, staying = cluster.replicas[gone], [cluster.replicas[uid] for uid in (leader, left)]
+    until(lambda: not removed.status().is_quorate, what="the end of its links")
+    # It goes on dialling whom it knew, with its good certificate; a restart changes nothing.
+    cluster.crash(gone)
+    removed = cluster.start(gone)
+    for number in range(20):
+        staying[0].propose(b"after %d" % number, deadline_s=5)
+    until(lambda: cluster.machines[left].entries == cluster.machines[leader].entries)
+    assert not any(is_up for uid, is_up in removed.status().members.items() if uid != gone)
+    assert cluster.machines[gone].entries == []
+    with pytest.raises(NoQuorum):
+        until(lambda: bool(removed.propose(b"from outside", deadline_s=3)))
