@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from cluster.test_store_three_daemons import Ca, Node, eventually, read_eventually, write
+from cluster.store_daemons import Ca, Node, eventually, read_eventually, write
 
 from clusterfs.offline_cli import export_tree, import_tree, verify
 from kvorum.errors import Refused
