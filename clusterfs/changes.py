@@ -6,6 +6,8 @@ place, limits. Members and leases are `clusterfs.membership`; duplicates and tim
 
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from clusterfs import rules
 from clusterfs.commands import Delete, Mkdir, Move, Touch, Unlock, Write
 from clusterfs.outcomes import Code, Deleted, Done, Event, MembersChanged, Moved, Refusal, Result, Written, done
@@ -80,7 +82,7 @@ def rename_node_directory(root: Directory, old: str, new: str, *, index: int, no
     tree = lookup(root, parts)
     if tree is None:
         return Change(root, result, (MembersChanged(),))
-    moved = replace(tree, version=index, mtime=now_s)
+    moved = structs.replace(tree, version=index, mtime=now_s)
     root = put(remove(root, parts), target, moved)
     return Change(root, result, (Moved(join(parts), join(target), moved), MembersChanged()))
 
@@ -107,7 +109,7 @@ def retire_node_directory(root: Directory, name: str, *, index: int, now_s: int,
         # Somebody put something else there; nothing is lost by leaving the tree where it is.
         return Change(root, result, (MembersChanged(),))
     root, events = made
-    moved = replace(relocated(kept, index), version=index, mtime=now_s)
+    moved = structs.replace(relocated(kept, index), version=index, mtime=now_s)
     root = put(remove(root, parts), archive, moved)
     left = Moved(join(parts), join(archive), moved)
     return Change(root, result, (*events, *(Deleted(path) for path in emptied), left, MembersChanged()))
@@ -150,7 +152,7 @@ def _mkdir(root: Directory, parts: Parts, op: Mkdir, context: Context) -> Change
     under, events = made
     node = Directory(version=context.index, placement=context.index, mtime=context.now_s)
     if rules.is_lock(parts, node):
-        node = replace(node, owner=context.node)
+        node = structs.replace(node, owner=context.node)
     path = join(parts)
     result = done(context.index, path, node)
     return _within_limits(root, context, Change(put(under, parts, node), result, (*events, Written(path, node))))
@@ -197,7 +199,7 @@ def _move(root: Directory, parts: Parts, op: Move, context: Context) -> Change:
         return Change(root, refusal)
     if isinstance(node, Directory) and len(target) + depth(node) > rules.MAX_DEPTH:
         return _refuse(root, Code.name_too_long, f"at most {rules.MAX_DEPTH} levels", target)
-    moved = replace(relocated(node, context.index), version=context.index, mtime=context.now_s)
+    moved = structs.replace(relocated(node, context.index), version=context.index, mtime=context.now_s)
     after = put(remove(root, parts), target, moved)
     if isinstance(moved, Directory):
         twice = rules.duplicate_guest(after)
@@ -223,7 +225,7 @@ def _touch(root: Directory, parts: Parts, op: Touch, context: Context) -> Change
             return _refuse(root, Code.access, "a lock is not renewed backwards", parts)
     elif mtime == there.mtime and not context.every_write_counts:
         return Change(root, done(context.index, join(parts), there))
-    node: Node = replace(there, version=context.index, mtime=mtime)
+    node: Node = structs.replace(there, version=context.index, mtime=mtime)
     path = join(parts)
     return Change(put(root, parts, node), done(context.index, path, node), (Written(path, node),))
 
@@ -304,7 +306,7 @@ def _make_parents(root: Directory, parts: Parts, context: Context) -> tuple[Dire
         if there is None:
             node = Directory(version=context.index, placement=context.index, mtime=context.now_s)
             if rules.is_lock(above, node):
-                node = replace(node, owner=context.node)
+                node = structs.replace(node, owner=context.node)
             root, events = put(root, above, node), (*events, Written(join(above), node))
     return root, events
 

@@ -15,6 +15,7 @@ from enum import StrEnum
 from sys import intern
 
 import msgspec
+from msgspec import structs
 
 from clusterfs import rules
 from clusterfs.commands import Envelope, LockBreak, SessionExpire, Touch, Unlock
@@ -203,7 +204,7 @@ def _record(envelope: Envelope, index: int, root: Directory, event: Event) -> Re
 
 def _bare(node: Node | None) -> Node | None:
     """A directory without its entries: the record of a touch must not hold on to a whole tree of the past."""
-    return replace(node, entries={}, count=0, size=0) if isinstance(node, Directory) and node.entries else node
+    return structs.replace(node, entries={}, count=0, size=0) if isinstance(node, Directory) and node.entries else node
 
 
 def _cost(record: Record) -> int:
@@ -397,7 +398,7 @@ def _version(record: Record, name: str, node: Node | None, *, other_path: str = 
 
 def _unknown(node: Node, since: int) -> Node:
     """What was moved, before it was: the same content under a version of which only is known that it is older."""
-    return replace(node, version=max(0, since))
+    return structs.replace(node, version=max(0, since))
 
 
 def _undone(root: Directory, record: Record) -> Directory:
@@ -412,7 +413,7 @@ def _undone(root: Directory, record: Record) -> Directory:
         return remove(root, place)
     there = lookup(root, place)
     if isinstance(record.before, Directory) and isinstance(there, Directory):
-        return put(root, place, replace(there, version=record.before.version, mtime=record.before.mtime))
+        return put(root, place, structs.replace(there, version=record.before.version, mtime=record.before.mtime))
     return put(root, place, record.before)
 
 

@@ -5,7 +5,6 @@ refusal means to a caller (an errno at the mount, a `KvorumError` over the API) 
 `clusterfs.refusals`; no text of another layer belongs here.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
@@ -34,7 +33,7 @@ class Code(StrEnum):
     locked = "locked"
 
 
-class Done(msgspec.Struct, frozen=True, tag="done", omit_defaults=True):
+class Done(msgspec.Struct, frozen=True, tag="done", omit_defaults=True, gc=False):
     """The command took effect at log index `index`; the rest describes the entry that it left behind, if it left one.
 
     `number` is what the command counts: a member's number, a lease's incarnation or renewal.
@@ -50,7 +49,7 @@ class Done(msgspec.Struct, frozen=True, tag="done", omit_defaults=True):
     number: int = 0
 
 
-class Refusal(msgspec.Struct, frozen=True, tag="refusal", omit_defaults=True):
+class Refusal(msgspec.Struct, frozen=True, tag="refusal", omit_defaults=True, gc=False):
     """The command changed nothing."""
 
     code: Code
@@ -61,23 +60,20 @@ class Refusal(msgspec.Struct, frozen=True, tag="refusal", omit_defaults=True):
 Result = Done | Refusal
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(msgspec.Struct, frozen=True, gc=False):
     """A file or directory has been created, replaced or touched."""
 
     path: str
     node: Node
 
 
-@dataclass(frozen=True, slots=True)
-class Deleted:
+class Deleted(msgspec.Struct, frozen=True, gc=False):
     """`path` is gone, and everything below it."""
 
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(msgspec.Struct, frozen=True, gc=False):
     """`path` and everything below it is now at `new_path`."""
 
     path: str
@@ -85,8 +81,7 @@ class Moved:
     node: Node
 
 
-@dataclass(frozen=True, slots=True)
-class MembersChanged:
+class MembersChanged(msgspec.Struct, frozen=True, gc=False):
     """The list of members differs; never sent to watchers of entries."""
 
 

@@ -34,7 +34,7 @@ class BadSnapshot(AssertionError):
     """The bytes are no snapshot of a format that this program knows. The node must not start from them."""
 
 
-class _Memory(msgspec.Struct, frozen=True, array_like=True):
+class _Memory(msgspec.Struct, frozen=True, array_like=True, gc=False):
     client: str
     floor: int
     last_index: int
@@ -56,7 +56,7 @@ class _Head(msgspec.Struct, frozen=True, tag="head", forbid_unknown_fields=True)
     removed: list[tuple[str, Removed]] = []
 
 
-class _Entry(msgspec.Struct, frozen=True, array_like=True):
+class _Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """`content` None: a directory."""
 
     parts: Parts
@@ -71,7 +71,7 @@ class _Batch(msgspec.Struct, frozen=True, tag="batch", forbid_unknown_fields=Tru
     entries: list[_Entry]
 
 
-class _Kept(msgspec.Struct, frozen=True, array_like=True):
+class _Kept(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """As an entry, by the path below what was changed; `content` a number: one that has been written already."""
 
     parts: Parts
@@ -82,7 +82,7 @@ class _Kept(msgspec.Struct, frozen=True, array_like=True):
     content: bytes | int | None
 
 
-class _Change(msgspec.Struct, frozen=True, array_like=True):
+class _Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     index: int
     time_ms: int
     kind: Kind

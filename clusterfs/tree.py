@@ -2,17 +2,20 @@
 
 A change copies the directories on its path and shares all the rest (path-copying), so an apply costs the sum of the sizes
 of those few directories. Every directory carries how many entries and bytes are below it, which makes quotas one
-comparison. Which changes are allowed is for `clusterfs.rules` and `clusterfs.state`; nothing here refuses.
+comparison. Nodes are unknown to the garbage collector: a tree has no cycles, and looking through a hundred thousand of them
+would stop the whole process for hundreds of milliseconds. Which changes are allowed is for `clusterfs.rules` and
+`clusterfs.state`; nothing here refuses.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+
+import msgspec
+from msgspec.structs import replace
 
 Parts = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(msgspec.Struct, frozen=True, gc=False):
     """`version`: log index of the last change; `placement`: of creation or of the move to this place; `mtime`: seconds."""
 
     content: bytes
@@ -21,11 +24,10 @@ class File:
     mtime: int
 
 
-@dataclass(frozen=True, slots=True)
-class Directory:
+class Directory(msgspec.Struct, frozen=True, gc=False):
     """As a file; `owner` is the node that made it, kept for lock directories only."""
 
-    entries: "Mapping[str, Node]" = field(default_factory=dict)
+    entries: "Mapping[str, Node]" = msgspec.field(default_factory=dict)
     version: int = 0
     placement: int = 0
     mtime: int = 0

@@ -1,9 +1,11 @@
 """The state by tables: commands in, results out. No replica, no clock."""
 
+import gc
 from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from clusterfs import rules, usage
 from clusterfs.commands import (
@@ -198,12 +200,12 @@ def test_locks_are_not_renamed_but_anybody_removes_them(story: Story) -> None:
 
 def test_the_store_refuses_to_grow_beyond_its_limits_and_lets_itself_be_emptied(story: Story) -> None:
     story.must(Write("a", b"x" * 10))
-    full = replace(story.state.root, size=rules.MAX_STORE_BYTES)
+    full = structs.replace(story.state.root, size=rules.MAX_STORE_BYTES)
     story.state = replace(story.state, root=full)
     assert story.refused(Write("b", b"1")) == Code.store_full
     assert story.refused(Write("a", b"x" * 11)) == Code.store_full
     story.must(Write("a", b"x" * 9))
-    many = replace(story.state.root, size=0, count=rules.MAX_ENTRIES)
+    many = structs.replace(story.state.root, size=0, count=rules.MAX_ENTRIES)
     story.state = replace(story.state, root=many)
     assert story.refused(Write("b", b"")) == Code.too_many_entries
     assert story.refused(Mkdir("b")) == Code.too_many_entries
@@ -231,7 +233,7 @@ def test_a_shorter_history_is_trimmed_at_once(story: Story) -> None:
 def test_a_full_store_is_told_once_until_it_was_emptier(story: Story) -> None:
     def notices(count: int) -> tuple[str, ...]:
         nonlocal told
-        state = replace(story.state, root=replace(story.state.root, count=count))
+        state = replace(story.state, root=structs.replace(story.state.root, count=count))
         told, said = usage.notices(told, state)
         assert bool(usage.warnings(state)) == (count >= 800)
         return said
@@ -400,3 +402,14 @@ def test_a_renewal_makes_no_event_and_no_version(story: Story) -> None:
     story.must(LeaseRenew(N1, 1))
     assert story.events == ()
     assert story.state.root is root
+
+
+def test_the_garbage_collector_does_not_look_through_the_tree_and_its_past(story: Story) -> None:
+    """With 100,000 files a collection stopped the leader for hundreds of milliseconds."""
+    story.must(Mkdir("d"))
+    gc.collect()
+    before = len(gc.get_objects())
+    story.must(*(Write(f"d/{number}", b"%d" % number) for number in range(2000)))
+    story.must(*(Write(f"d/{number}", b"new") for number in range(2000)))
+    gc.collect()
+    assert len(gc.get_objects()) - before < 200
