@@ -420,7 +420,10 @@ class Sim:
             if commit == node.commit_index:
                 continue
             before, node.commit_index = node.commit_index, commit
-            if self.checks.commits(node.uid, before, commit, consensus.log) and consensus._isLeader():
+            if (
+                self.checks.commits(node.uid, consensus.raftCurrentTerm, before, commit, consensus.log)
+                and consensus._isLeader()
+            ):
                 self._check_new_commit(consensus, commit)
 
     def _check_new_commit(self, consensus: Consensus, commit: int) -> None:

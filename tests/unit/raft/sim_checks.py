@@ -49,6 +49,8 @@ class Checks:
     entries: dict[tuple[int, int], tuple[int, bytes]] = field(default_factory=dict)
     committed: dict[int, tuple[int, bytes]] = field(default_factory=dict)
     last_committed: int = 0
+    # By the term of who committed.
+    last_committed_in: dict[int, int] = field(default_factory=dict)
     digests: dict[int, bytes] = field(default_factory=dict)
     places: dict[str, int] = field(default_factory=dict)
 
@@ -65,14 +67,15 @@ class Checks:
         self.require_committed(uid, term, log)
 
     def require_committed(self, uid: str, term: int, log: Log) -> None:
-        last = self.last_committed
+        """A candidate of the past may win late, and need not have what later terms committed."""
+        last = max((index for before, index in self.last_committed_in.items() if before < term), default=0)
         if last > log.base_index:
             require(
                 log.term_at(last) == self.committed[last][0],
                 f"{uid} leads in term {term} without the committed entry {last}",
             )
 
-    def commits(self, uid: str, before: int, after: int, log: Log) -> bool:
+    def commits(self, uid: str, in_term: int, before: int, after: int, log: Log) -> bool:
         """The committed part of the log is the same everywhere, for ever. True when it is longer now."""
         for index in range(max(before, log.base_index) + 1, after + 1):
             command, _, term = log[index - log.base_index]
@@ -81,7 +84,7 @@ class Checks:
         if after > self.last_committed:
             # A replica that takes over a snapshot says nothing of the entries in it.
             require(after in self.committed, f"{uid} commits {after}, which nobody ever had")
-            self.last_committed = after
+            self.last_committed = self.last_committed_in[in_term] = after
             return True
         return False
 
