@@ -182,10 +182,11 @@ class Replication(Elections):
             return
         if node in self._probes and message.prev != self._SyncObj__raftNextIndex[node] - 1:
             return
-        if message.hint <= match:
+        if message.prev <= match:
             self._complain(node, match, message.hint)
             return
-        self._SyncObj__raftNextIndex[node] = min(message.hint, self.log.last_index + 1)
+        # The hint skips a whole term, of which the logs may share the beginning.
+        self._SyncObj__raftNextIndex[node] = min(max(message.hint, match + 1), self.log.last_index + 1)
         self._probes[node] = float("-inf")
         self._is_due = True
 

@@ -71,6 +71,7 @@ class Weather:
         sim.found(luck.choice((3, 3, 3, 3, 4, 5, 5, 5)))
         sim.loss = luck.choice((0, 0, 0.02, 0.2))
         sim.doubling = luck.choice((0, 0, 0.1))
+        sim.straggling = luck.choice((0, 0, 0.01, 0.2))
         sim.crash_chance = luck.choice((0, 0, 0.0005, 0.003))
         sim.delay_s = luck.choice(((0.001, 0.005), (0.001, 0.005), (0.0, 0.06), (0.0, 0.2)))
         drift = luck.choice((0, 0, 0.01, 0.1))

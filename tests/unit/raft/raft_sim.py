@@ -36,6 +36,8 @@ QUICK = Options(
 )
 # A link on which nothing comes through in one direction is given up, as the real transport does.
 LINK_TIMEOUT_S = 3.0
+# Some messages arrive when everybody has forgotten the question.
+STRAGGLER_S = (0.2, 5.0)
 
 
 class Crash(BaseException):
@@ -216,7 +218,7 @@ class Sim:
         self.cuts: set[frozenset[str]] = set()
         # From one to another nothing comes through, since when.
         self.deaf: dict[tuple[str, str], float] = {}
-        self.loss = self.doubling = self.crash_chance = 0.0
+        self.loss = self.doubling = self.straggling = self.crash_chance = 0.0
         self.delay_s = (0.001, 0.005)
         self.told: list[str] | None = None
         self._queue: list[tuple[float, int, str, str, AnyMessage]] = []
@@ -340,7 +342,8 @@ class Sim:
         leaves = max(self.now, self.nodes[source].frozen_until)
         for copy in range(2 if not is_command and luck.random() < self.doubling else 1):
             self._sequence += 1
-            at = leaves + luck.uniform(*self.delay_s)
+            is_straggler = self.straggling and not is_command and luck.random() < self.straggling
+            at = leaves + luck.uniform(*(STRAGGLER_S if is_straggler else self.delay_s))
             heapq.heappush(self._queue, (at, self._sequence, source, target, decode(payload) if copy else message))
 
     # Time.
@@ -417,6 +420,7 @@ class Sim:
             commit = consensus.raftCommitIndex
             require(commit >= node.commit_index, f"{node.uid}'s commit index goes back")
             require(consensus.raftLastApplied <= commit, f"{node.uid} applies what is not committed")
+            self._check_beliefs(node.uid, consensus)
             if commit == node.commit_index:
                 continue
             before, node.commit_index = node.commit_index, commit
@@ -425,6 +429,19 @@ class Sim:
                 and consensus._isLeader()
             ):
                 self._check_new_commit(consensus, commit)
+
+    def _check_beliefs(self, uid: str, consensus: Consensus) -> None:
+        """What a leader thinks of the others' disks is true, and the configuration in force is the log's."""
+        if consensus._isLeader():
+            for node, match in consensus._SyncObj__raftMatchIndex.items():
+                term = consensus.log.term_at(match)
+                is_there = term is None or match == 0 or self.nodes[node.id].durable.holds(match, term)
+                require(is_there, f"{uid} believes that {node.id} has entry {match}, which its disk has not")
+        changed_at = consensus.configurations.changed_at
+        if changed_at > consensus.point.index:
+            position = changed_at - consensus.log.base_index
+            is_there = position < len(consensus.log) and consensus.log[position][0][:1] == MEMBERSHIP
+            require(is_there, f"{uid} goes by the members of entry {changed_at}, which is not in its log")
 
     def _check_new_commit(self, consensus: Consensus, commit: int) -> None:
         disks = {uid: node.durable for uid, node in self.nodes.items()}
@@ -496,7 +513,7 @@ class Sim:
         return sorted(consensus.configurations.whole.everybody) if consensus else []
 
     def heal(self) -> None:
-        self.loss = self.doubling = self.crash_chance = 0.0
+        self.loss = self.doubling = self.straggling = self.crash_chance = 0.0
         self.delay_s = (0.001, 0.005)
         self.cuts.clear()
         self.deaf.clear()

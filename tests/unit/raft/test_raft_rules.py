@@ -155,6 +155,20 @@ def test_an_acknowledgement_of_what_was_never_sent_does_not_count(alone: Alone) 
     assert alone.raft.raftCommitIndex == before
 
 
+def test_a_hint_below_what_is_confirmed_is_no_denial_of_it(alone: Alone) -> None:
+    """Found by seed 407 of the simulation: the logs share the beginning of the term that the hint skips. The leader took it for a
+    disk that had forgotten, and asked about the same point for ever."""
+    term = alone.lead()
+    for text in (b"x", b"y"):
+        alone.raft.submit(Command(REGULAR + text))
+        alone.tick()
+    last = alone.raft.log.last_index
+    alone.say("n2", AppendReply(term, True, 0, last - 1, 0, alone.sim.now))
+    found = alone.say("n2", AppendReply(term, False, last, 0, last - 1, alone.sim.now))
+    appends = [message for message in found if isinstance(message, AppendEntries)]
+    assert [(message.prev_index, len(message.entries)) for message in appends] == [(last - 1, 1)]
+
+
 def test_one_peer_voting_twice_is_one_vote(one_of_five: Alone) -> None:
     """T2b: pysyncobj counts votes, not voters."""
     raft = one_of_five.raft

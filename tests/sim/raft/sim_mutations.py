@@ -1,0 +1,174 @@
+"""Deliberate faults in the real code: the simulation has to find each of them, or it would not find one of ours."""
+
+from collections.abc import Callable
+
+import pytest
+from pysyncobj import FAIL_REASON
+from pysyncobj.node import Node
+
+from clusterfs.raft.consensus import Consensus
+from clusterfs.raft.core import Core
+from clusterfs.raft.elections import Elections
+from clusterfs.raft.journal import FileLog, Log
+from clusterfs.raft.membership import Configurations
+from clusterfs.raft.messages import AppendEntries, RequestVote
+from clusterfs.raft.reads import Read
+from clusterfs.raft.replication import Replication
+
+Mutation = Callable[[pytest.MonkeyPatch], None]
+
+
+def acknowledges_before_the_sync(patch: pytest.MonkeyPatch) -> None:
+    def flush(self: Replication) -> None:
+        acks, self._acks = self._acks, {}
+        for node, ack in acks.items():
+            self.exchange.send(node, ack)
+
+    patch.setattr(Replication, "_flush", flush)
+
+
+def never_syncs_data(patch: pytest.MonkeyPatch) -> None:
+    from sim_disk import SimFile
+
+    patch.setattr(SimFile, "datasync", lambda _self: None)
+
+
+def never_syncs_names(patch: pytest.MonkeyPatch) -> None:
+    from sim_disk import SimFiles
+
+    patch.setattr(SimFiles, "sync", lambda _self: None)
+
+
+def cuts_without_a_conflict(patch: pytest.MonkeyPatch) -> None:
+    """T1."""
+    right = Replication._on_append_entries
+
+    def wrong(self: Replication, node: Node, message: AppendEntries) -> None:
+        right(self, node, message)
+        end = message.prev_index + len(message.entries)
+        if message.term == self.raftCurrentTerm and self.raftCommitIndex <= end < self.log.last_index:
+            self.log.truncate(end + 1)
+
+    patch.setattr(Replication, "_on_append_entries", wrong)
+
+
+def counts_acknowledgements_of_other_terms(patch: pytest.MonkeyPatch) -> None:
+    """T2."""
+
+    def wrong(self: Replication, node: Node, term: int, sent_at: float) -> bool:
+        return bool(self._isLeader()) and node in self._SyncObj__raftNextIndex
+
+    patch.setattr(Replication, "_is_answer_of_now", wrong)
+
+
+def votes_twice(patch: pytest.MonkeyPatch) -> None:
+    right = Elections._on_request_vote
+
+    def wrong(self: Elections, node: Node, message: RequestVote) -> None:
+        self._SyncObj__votedForNodeId = None
+        self.log._voted_for = None
+        right(self, node, message)
+
+    patch.setattr(Elections, "_on_request_vote", wrong)
+
+
+def votes_before_it_is_on_disk(patch: pytest.MonkeyPatch) -> None:
+    def wrong(self: Log, term: int, voted_for: str | None) -> None:
+        self._term, self._voted_for = term, voted_for
+
+    patch.setattr(Log, "setCurrentTerm", wrong)
+
+
+def votes_for_anybody(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Elections, "_is_up_to_date", lambda _self, _index, _term: True)
+
+
+def leads_without_a_majority(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Elections, "_is_majority", lambda _self, _voters: True)
+
+
+def drops_the_tail_at_compaction(patch: pytest.MonkeyPatch) -> None:
+    """T6."""
+    right = Log.compact
+
+    def wrong(self: Log, index: int) -> None:
+        right(self, index)
+        if self.last_index > index:
+            self._entries.cut(index + 1)
+
+    patch.setattr(Log, "compact", wrong)
+
+
+def commits_entries_of_older_terms(patch: pytest.MonkeyPatch) -> None:
+    """Raft's figure 8."""
+    right = Core._SyncObj__getEntries  # type: ignore[attr-defined]
+
+    def wrong(self: Core, first: int, count: int | None = None, size: int | None = None) -> list[object]:
+        found = list(right(self, first, count, size))
+        if count == 1 and self._isLeader():
+            return [(command, index, self.raftCurrentTerm) for command, index, _ in found]
+        return found
+
+    patch.setattr(Core, "_SyncObj__getEntries", wrong)
+
+
+def commits_what_the_leader_has_not_confirmed(patch: pytest.MonkeyPatch) -> None:
+    right = Replication._on_append_entries
+
+    def wrong(self: Replication, node: Node, message: AppendEntries) -> None:
+        right(self, node, message)
+        if message.term == self.raftCurrentTerm:
+            last = min(message.commit_index, self.log.last_index)
+            self._SyncObj__raftCommitIndex = max(self.raftCommitIndex, last)
+
+    patch.setattr(Replication, "_on_append_entries", wrong)
+
+
+def reads_without_asking_anybody(patch: pytest.MonkeyPatch) -> None:
+    def wrong(self: Consensus, read: Read) -> None:
+        read.on_taken()
+        read.callback(self.raftLastApplied, FAIL_REASON.SUCCESS)
+
+    patch.setattr(Consensus, "submit_read", wrong)
+
+
+def keeps_a_configuration_whose_entry_was_cut(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Configurations, "truncate", lambda _self, _index: False)
+
+
+def gives_a_vote_to_who_has_no_log_yet(patch: pytest.MonkeyPatch) -> None:
+    """A snapshot's configuration is taken for the newest."""
+    patch.setattr(Configurations, "current", property(lambda self: self._history[0][1].voters))
+
+
+def forgets_the_end_of_a_torn_log_too_early(patch: pytest.MonkeyPatch) -> None:
+    """The last whole batch goes with the torn one."""
+    right = FileLog._repair
+
+    def wrong(self: FileLog, last: object) -> None:
+        right(self, last)  # type: ignore[arg-type]
+        if self.last_index > max(self.base_index, self._commit_index):
+            self._entries.cut(self.last_index)
+
+    patch.setattr(FileLog, "_repair", wrong)
+
+
+# A mutation and within how many seeds it has to be caught.
+MUTATIONS: dict[Mutation, int] = {
+    acknowledges_before_the_sync: 20,
+    never_syncs_data: 20,
+    never_syncs_names: 60,
+    cuts_without_a_conflict: 60,
+    counts_acknowledgements_of_other_terms: 300,
+    votes_twice: 60,
+    votes_before_it_is_on_disk: 20,
+    votes_for_anybody: 60,
+    leads_without_a_majority: 20,
+    drops_the_tail_at_compaction: 20,
+    commits_entries_of_older_terms: 300,
+    commits_what_the_leader_has_not_confirmed: 120,
+    reads_without_asking_anybody: 20,
+    keeps_a_configuration_whose_entry_was_cut: 60,
+    gives_a_vote_to_who_has_no_log_yet: 20,
+    forgets_the_end_of_a_torn_log_too_early: 60,
+}
