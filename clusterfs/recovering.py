@@ -39,7 +39,7 @@ class Plan:
 def plan_of(identity: Identity, status: ReplicaStatus, state: State) -> Plan:
     names = {uid: member.name for uid, member in state.members.items()}
     others = [uid for uid in status.members if uid != identity.uid]
-    answering = [names.get(uid, uid) for uid in others if status.members[uid]]
+    answering = [names.get(uid, uid) for uid in others if status.members[uid] and uid not in status.missing]
     obstacles = []
     if status.is_quorate:
         obstacles.append("the cluster has a quorum: there is nothing to recover")

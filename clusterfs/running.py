@@ -134,7 +134,8 @@ class Running:
 
     def online(self) -> dict[str, bool]:
         status = self.replica.status()
-        return {**status.learners, **status.members, self.identity.uid: True}
+        silent = dict.fromkeys(status.missing, False)
+        return {**status.learners, **status.members, **silent, self.identity.uid: True}
 
     def _mount(self) -> None:
         store = Store(

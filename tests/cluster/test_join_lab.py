@@ -175,7 +175,7 @@ def test_without_a_majority_the_missing_are_named_and_nobody_joins(lab: Lab) -> 
     token = token_of(n1)
     n2.kill()
     eventually(lambda: not status(n1)["quorate"], "n1 knows that it is alone")
-    assert status(n1)["missing_nodes"] == ["nodes/n2"]
+    eventually(lambda: status(n1)["missing_nodes"] == ["nodes/n2"], "n1 knows who is missing")
     for words in (["cluster", "token"], ["cluster", "leave"]):
         said = refused(n1, *words)
         assert "no quorum" in said and "n2" in said
