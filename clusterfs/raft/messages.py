@@ -4,9 +4,20 @@ The two messages that pysyncobj composes itself (`request_vote`, `timeout_now`) 
 encode to the same bytes. A field may be added with a default; one is never reused.
 """
 
+from typing import Annotated
+
 import msgspec
 
+from . import membership
+
+# Terms, indices, requests, offsets. The bounds are checked when a message is decoded, so that nothing behind the decoder has
+# to think of a negative index or of one that no disk could hold.
+Whole = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Age = Annotated[float, msgspec.Meta(ge=0)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+
 Entry = tuple[bytes, int, int]  # command, index, term
+_MEMBERSHIP = b"\x02"
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type"):
@@ -14,50 +25,50 @@ class Message(msgspec.Struct, frozen=True, tag_field="type"):
 
 
 class RequestVote(Message, tag="request_vote", frozen=True):
-    term: int
-    last_log_index: int
-    last_log_term: int
+    term: Whole
+    last_log_index: Whole
+    last_log_term: Whole
     # The leader asked for this election: it counts although that leader is alive.
     transfer: bool = False
 
 
 class VoteReply(Message, tag="vote_reply", frozen=True):
-    term: int
+    term: Whole
     granted: bool
 
 
 class PreVote(Message, tag="pre_vote", frozen=True):
     """Would you vote for me in `term`? Changes nothing at the receiver."""
 
-    term: int
-    round: int
-    last_log_index: int
-    last_log_term: int
+    term: Whole
+    round: Whole
+    last_log_index: Whole
+    last_log_term: Whole
 
 
 class PreVoteReply(Message, tag="pre_vote_reply", frozen=True):
-    term: int
-    round: int
+    term: Whole
+    round: Whole
     granted: bool
 
 
 class TimeoutNow(Message, tag="timeout_now", frozen=True):
-    term: int
+    term: Whole
 
 
 class Beat(Message, frozen=True):
     """What each message of a leader carries: `sent_at` (its own clock) comes back in the answer, and `quorum_age_s` says
     how old its newest proof of a majority is."""
 
-    term: int
-    commit_index: int
+    term: Whole
+    commit_index: Whole
     sent_at: float
-    quorum_age_s: float
+    quorum_age_s: Age
 
 
 class AppendEntries(Beat, tag="append_entries", frozen=True):
-    prev_index: int
-    prev_term: int
+    prev_index: Whole
+    prev_term: Whole
     entries: list[Entry]
     # Tells only of commits; an answer would tell nothing new.
     quiet: bool = False
@@ -66,10 +77,10 @@ class AppendEntries(Beat, tag="append_entries", frozen=True):
 class SnapshotChunk(Beat, tag="snapshot_chunk", frozen=True):
     """A piece of the snapshot file; empty ones only keep the follower waiting."""
 
-    index: int
-    snapshot_term: int
-    size: int
-    offset: int
+    index: Whole
+    snapshot_term: Whole
+    size: Whole
+    offset: Whole
     data: bytes
 
 
@@ -77,20 +88,21 @@ class AppendReply(Message, tag="append_reply", frozen=True):
     """`match`: the log equals the leader's up to here (when `ok`); `prev`: the point that was asked about; `hint`: where
     to try next (when not `ok`)."""
 
-    term: int
+    term: Whole
     ok: bool
-    prev: int
-    match: int
-    hint: int
+    # -1: none was asked about.
+    prev: Annotated[int, msgspec.Meta(ge=-1, le=2**62)]
+    match: Whole
+    hint: Whole
     sent_at: float
 
 
 class SnapshotReply(Message, tag="snapshot_reply", frozen=True):
     """`offset`: bytes of the snapshot at `index` held so far; `again` asks to go on from there, whatever was sent."""
 
-    term: int
-    index: int
-    offset: int
+    term: Whole
+    index: Whole
+    offset: Whole
     again: bool
     sent_at: float
 
@@ -98,25 +110,25 @@ class SnapshotReply(Message, tag="snapshot_reply", frozen=True):
 class Forward(Message, tag="forward", frozen=True):
     """Commands of a follower's clients for the leader's log: (request, command)."""
 
-    commands: list[tuple[int, bytes]]
+    commands: list[tuple[Whole, bytes]]
 
 
 class Forwarded(Message, tag="forwarded", frozen=True):
     """(request, index, term) of each command that is in the log now; and the requests that certainly are not."""
 
-    accepted: list[tuple[int, int, int]]
-    refused: list[int]
+    accepted: list[tuple[Whole, Whole, Whole]]
+    refused: list[Whole]
 
 
 class ReadIndex(Message, tag="read_index", frozen=True):
     """Asks the leader up to where a linearizable read that begins now must see."""
 
-    request: int
+    request: Whole
 
 
 class ReadIndexReply(Message, tag="read_index_reply", frozen=True):
-    request: int
-    index: int
+    request: Whole
+    index: Whole
     # False: ask somebody else.
     ok: bool = True
 
@@ -127,7 +139,7 @@ class ChangeMember(Message, tag="change_member", frozen=True):
     op: str
     uid: str
     host: str = ""
-    port: int = 0
+    port: Port = 0
 
 
 class ChangeProgress(Message, tag="change_progress", frozen=True):
@@ -141,8 +153,8 @@ class ChangeProgress(Message, tag="change_progress", frozen=True):
 class Introduction(Message, tag="introduction", frozen=True):
     """The sender's configuration and the entry that made it: a node that was away lets those connect whom it missed."""
 
-    index: int
-    members: dict[str, tuple[str, int]]
+    index: Whole
+    members: dict[str, tuple[str, Port]]
 
 
 class Whisper(Message, tag="whisper", frozen=True):
@@ -180,5 +192,23 @@ def encode(message: Message | dict[str, object]) -> bytes:
 
 
 def decode(payload: bytes) -> AnyMessage:
-    """Raises msgspec.DecodeError for anything that is not one of our messages."""
-    return _decoder.decode(payload)
+    """Raises msgspec.DecodeError for anything that is not one of our messages, as we could have sent it."""
+    try:
+        message = _decoder.decode(payload)
+    # msgspec lets the first escape for bad UTF-8 in the key of a map.
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from error
+    if type(message) is AppendEntries:
+        _require_sound(message)
+    return message
+
+
+def _require_sound(message: AppendEntries) -> None:
+    """The entries follow each other, and none is of a later term than the leader's."""
+    following, before = message.prev_index + 1, message.prev_term
+    for command, index, term in message.entries:
+        if index != following or not before <= term <= message.term:
+            raise msgspec.ValidationError(f"entry {index} of term {term} where {following} was due")
+        following, before = index + 1, term
+        if command[:1] == _MEMBERSHIP:
+            membership.decode(command[1:])

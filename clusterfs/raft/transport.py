@@ -301,7 +301,7 @@ class TlsTransport(Exchange):
         source = self._bind.host if self._bind.host not in ("", "0.0.0.0", "::") else ""  # noqa: S104
         try:
             link = Link.dial(address, self._credentials, self._options, uid=uid, source=source, now=now)
-        except OSError as error:
+        except (OSError, ValueError, OverflowError) as error:
             self._say(uid, logging.INFO, f"cannot dial {uid} at {address.host}: {error}", now)
             return
         peer.dialling = link
