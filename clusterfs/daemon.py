@@ -44,6 +44,8 @@ FIRST_MEMBER_S = 15.0
 # Kept back of a join's deadline, to find out what became of it and to undo it.
 UNDO_S = 8.0
 POLL_S = 0.05
+# A vote comes a moment after the log, or waits for somebody else; a join does not fail for want of it.
+VOTE_S = 5.0
 FOLLOW_AGAIN_S = 5.0
 
 
@@ -376,10 +378,11 @@ class Daemon:
 
 def _wait_for_vote(running: Running, uid: str, *, end: float) -> None:
     """Whoever joins may be relied on when it has joined: two voters and one that is about to vote have no spare one."""
+    end = min(end, time.monotonic() + VOTE_S)
     while time.monotonic() < end:
         status = running.replica.status()
-        others = [known for known in status.learners if known == uid]
-        step = next_step(running.machine.state.members, status.hosts, status.members, others)
+        able = [known for known, is_up in status.learners.items() if is_up]
+        step = next_step(running.machine.state.members, status.hosts, status.members, able)
         if uid in status.members or not isinstance(step, Promote):
             return
         time.sleep(POLL_S)

@@ -8,6 +8,7 @@ The secret itself is never sent: TLS proves that we hold the key that follows fr
 """
 
 import asyncio
+import contextlib
 import logging
 import socket
 import ssl
@@ -35,7 +36,7 @@ from agent.access.join_token import (
     wrong_authority,
 )
 from agent.peers import host_port, secure_channel
-from kvorum.errors import InvalidInput, PermissionDenied, Refused, Unreachable
+from kvorum.errors import InvalidInput, PermissionDenied, Refused, Timeout, Unreachable
 from kvorum.node import Identity
 from kvorum.rpc import from_rpc_error
 from kvorum.v1 import cluster_pb2, replica_pb2
@@ -50,6 +51,7 @@ CONNECT_TIMEOUT_S = 5.0
 CALL_TIMEOUT_S = 10.0
 ADMIT_TIMEOUT_S = 30.0
 READY_TIMEOUT_S = 60.0
+VOTE_TIMEOUT_S = 5.0
 # A token made a moment ago on another member may not have reached this one.
 TOKEN_TRIES = 4
 TOKEN_RETRY_S = 0.5
@@ -104,10 +106,13 @@ async def join_cluster(
         await core.presence.open(identity)
         undo.add("the TLS listener", core.presence.close)
         await core.wait_until(
-            lambda view: view.is_ready and view.is_quorate and view.is_settled(uid),
+            lambda view: view.is_ready and view.is_quorate and view.by_uid(uid) is not None,
             timeout_s=READY_TIMEOUT_S,
             what="this node did not become a member that has caught up",
         )
+        # So that the next failure finds as many votes as there are going to be. A member it is without one as well.
+        with contextlib.suppress(Timeout):
+            await core.wait_until(lambda view: view.is_settled(uid), timeout_s=VOTE_TIMEOUT_S, what="it has no vote")
     log.info("joined cluster %s as node %s (%s)", identity.cluster_name, name, uid)
 
 

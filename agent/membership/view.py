@@ -18,8 +18,8 @@ REFRESH_S = 1.0
 # A call is judged by a view of at most this age: how long a removed node's certificate can still count.
 MAX_AGE_S = 1.5
 STATUS_TIMEOUT_S = 2.0
-# From so many voters on, an odd number of them is enough.
-MIN_VOTERS = 3
+# As in clusterfs.voting: from the first number on, an odd number of voters is enough.
+MIN_VOTERS, MAX_VOTERS = 3, 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,12 @@ class View:
     failure: str = ""
 
     def is_settled(self, uid: str) -> bool:
-        """Whether that member is in, and votes or need not."""
+        """Whether that member votes, or will not soon: an odd number does, and nobody is there to make it a greater one with."""
         member = self.by_uid(uid)
         voters = sum(other.is_voter for other in self.members)
-        return member is not None and (member.is_voter or (voters >= MIN_VOTERS and voters % 2 == 1))
+        able = sum(self.is_online(other) and not other.is_voter for other in self.members)
+        is_enough = voters >= MAX_VOTERS or (voters >= MIN_VOTERS and voters % 2 == 1 and able < 2)
+        return member is not None and (member.is_voter or is_enough)
 
     @property
     def names(self) -> dict[str, str]:
