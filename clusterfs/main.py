@@ -59,9 +59,12 @@ def _serve(places: Places, socket: Path, stopping: threading.Event) -> int:
     try:
         daemon.lock()
         server.start()
-        while not stopping.is_set() and not _resumed(daemon):
-            stopping.wait(RESUME_AGAIN_S)
-        stopping.wait()
+        _resume(daemon)
+        if daemon.active is None:
+            log.info("waiting to be activated")
+        while not stopping.wait(RESUME_AGAIN_S):
+            if daemon.active is None:
+                _resume(daemon)
     except KvorumError as error:
         log.error("%s%s", error, f" ({error.remedy})" if error.remedy else "")
         return 1
@@ -73,16 +76,12 @@ def _serve(places: Places, socket: Path, stopping: threading.Event) -> int:
     return 0
 
 
-def _resumed(daemon: Daemon) -> bool:
-    """False while this host does not have the node's address (yet, or any more: 'kvorum cluster readdress')."""
+def _resume(daemon: Daemon) -> None:
+    """Nothing for a node in no cluster. Its host may not have the node's address: not yet, or not any more."""
     try:
         daemon.resume()
     except OSError as error:
         log.error("cannot start: %s; if the address of this node has changed, run 'kvorum cluster readdress'", error)
-        return False
-    if daemon.active is None:
-        log.info("in no cluster: waiting to be activated")
-    return True
 
 
 def _break(_error: AssertionError) -> None:

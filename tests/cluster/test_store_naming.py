@@ -26,7 +26,11 @@ async def test_a_renamed_node_keeps_its_guests_and_their_generations(nodes: list
     await one.client.rename_member(three.identity.uid, "rack2")
     after = await one.client.get("nodes/rack2/qemu-server/100.conf")
     assert (after.placement, after.version) == (before.placement, before.version)
-    assert not await asyncio.to_thread((one.mount / "nodes/n3").exists)
+
+    async def is_gone() -> bool:
+        return not await asyncio.to_thread((one.mount / "nodes/n3").exists)
+
+    await eventually(is_gone)
 
     async def has_followed() -> bool:
         status = await three.client.status()
@@ -78,6 +82,26 @@ async def test_a_node_goes_to_another_address_and_its_link_comes_back(nodes: lis
 async def leader(nodes: list[Node]) -> Node:
     uid = (await nodes[0].client.status()).leader_uid
     return next(node for node in nodes if node.identity.uid == uid)
+
+
+async def test_a_daemon_whose_address_is_gone_waits_to_be_told_the_new_one(nodes: list[Node]) -> None:
+    one, _two, three = nodes
+    three.kill()
+    identity = three.directory / "state/node.json"
+    identity.write_text(identity.read_text().replace(three.identity.address, "192.0.2.1"))
+    three.start()
+
+    async def is_served() -> bool:
+        return not (await three.client.status()).active
+
+    await eventually(is_served)
+    elsewhere = three.identity.address.rpartition(".")[0] + ".80"
+    await three.client.readdress(elsewhere)
+
+    async def is_there() -> bool:
+        return (await known(one)).get("n3") == (elsewhere, True)
+
+    await eventually(is_there)
 
 
 async def test_a_node_whose_host_has_another_address_tells_the_cluster(nodes: list[Node]) -> None:
