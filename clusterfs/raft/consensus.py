@@ -124,7 +124,18 @@ class Consensus(Reads):
         if self.connected != self._told_links:
             self._told_links = self.connected
             self.on_links(self.connected)
-        super()._onTick(0.0 if self._commands or self._calls else time_to_wait)
+        super()._onTick(min(time_to_wait, self._until_due(now)))
+
+    def _until_due(self, now: float) -> float:
+        """How long the raft thread may wait when nothing comes in: an idle node should not wake up to find that out."""
+        if self._commands or self._calls or self._reads:
+            return 0.0
+        is_busy = self._writing is not None or self._sendings or self._probes or self._wanted or self._questions
+        if is_busy or self.full is not None:
+            return self.options.tick_s
+        is_leader = self._isLeader()
+        due = self._SyncObj__newAppendEntriesTime if is_leader else self._SyncObj__raftElectionDeadline
+        return max(self.options.tick_s / 4, due - now)
 
     def _notice_quorum(self, now: float) -> None:
         """When quorum is lost nobody is left waiting for what may never be decided."""

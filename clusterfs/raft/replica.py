@@ -35,6 +35,8 @@ DEFAULTS = Options()
 
 MAX_WHISPER_BYTES = 128 * 2**10
 
+# The raft thread looks around so often although nothing is due, in seconds: for changes of quorum.
+_IDLE_S = 0.25
 # While no leader is known, ask again after this long; an election takes ten times that.
 _RETRY_S = 0.05
 _ASK_AGAIN_S = 0.2
@@ -212,7 +214,7 @@ class Replica:
         assert consensus is not None
         try:
             while not self._stopping.is_set():
-                consensus.doTick(self._options.tick_s)
+                consensus.doTick(_IDLE_S)
                 self._report(consensus)
         except Superseded as error:
             log.critical("%s: the replica stops: %s; %s", self._uid, error, error.remedy)

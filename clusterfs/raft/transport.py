@@ -234,7 +234,7 @@ class TlsTransport(Exchange):
             self._take_peers()
         self._take_outbox(self._now())
         self._resume()
-        events = self._epoll.poll(0.0 if self._unread else timeout_s)
+        events = self._epoll.poll(0.0 if self._unread else min(timeout_s, self._until_look()))
         now = self._now()
         for descriptor, mask in events:
             if descriptor == self._bell.fileno():
@@ -248,6 +248,11 @@ class TlsTransport(Exchange):
         if now - self._looked_at >= _LOOK_S:
             self._looked_at = now
             self._look_after(now)
+
+    def _until_look(self) -> float:
+        """While every peer is linked there is only the keepalive to send."""
+        is_settled = len(self._links) == len(self._up) == len(self._peers)
+        return self._options.keepalive_s / 2 if is_settled else _LOOK_S
 
     def _take_peers(self) -> None:
         wanted, self._wanted_peers = self._wanted_peers, None
