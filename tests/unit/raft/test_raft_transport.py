@@ -4,6 +4,7 @@ import contextlib
 import socket
 import ssl
 import struct
+import threading
 import uuid
 from pathlib import Path
 
@@ -157,6 +158,24 @@ def test_a_connection_that_breaks_comes_back_by_itself(cluster: Cluster) -> None
             link._tls.shutdown(socket.SHUT_RDWR)
         until(lambda old=link: transport._up.get(second, old) is not old, timeout_s=10)
     until(lambda: all(cluster.replicas[first].status().members.values()), timeout_s=10)
+
+
+def test_links_live_on_while_the_raft_thread_is_busy(cluster: Cluster) -> None:
+    """As when it loads a snapshot: the stand-in keeps them alive, for several times the silence that would end them."""
+    silence_s = 0.8
+    cluster.with_options(link_timeout_s=silence_s, keepalive_s=0.1)
+    cluster.found(3)
+    leader, busy = cluster.leader(), cluster.follower()
+    transport, consensus = cluster.replicas[leader]._transport, cluster.replicas[busy]._consensus
+    assert transport is not None and consensus is not None
+    is_over = threading.Event()
+    begin, link = transport._now(), transport._up[busy]
+    consensus.call_soon(lambda: is_over.wait(60) and None)
+    try:
+        until(lambda: (transport.heard_at(busy) or 0.0) > begin + 3 * silence_s, what="a sign of life")
+        assert transport._up[busy] is link
+    finally:
+        is_over.set()
 
 
 def test_an_oversized_frame_is_refused_from_its_length_alone() -> None:
