@@ -30,14 +30,14 @@ dev: $(STAMP)/dev ## the whole set-up
 proto: $(STAMP)/proto ## generate kvorum/v1 from proto/
 
 sim: $(STAMP)/dev ## the store's consensus under virtual time and every fault: make sim SEEDS=500, make sim SEED=123 STEPS=5000
-	$(BIN)/python tests/sim/raft/run.py $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) \
+	$(BIN)/python tests/sim/raft/sim_run.py $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) \
 	    --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0)
 
 sim-ha: $(STAMP)/dev ## HA under virtual time: make sim-ha SEEDS=1000
 	$(BIN)/python -m ha.sim --seeds $(or $(SEEDS),200)
 
 fault: $(STAMP)/dev ## real daemons under kills, freezes, cuts, full disks and power loss: make fault MINUTES=1 NODES=5 SEED=7
-	$(BIN)/python tests/fault/run.py --minutes $(or $(MINUTES),10) --nodes $(or $(NODES),3) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python tests/fault/fault_run.py --minutes $(or $(MINUTES),10) --nodes $(or $(NODES),3) $(if $(SEED),--seed $(SEED))
 
 test-store: $(STAMP)/dev ## every test of the store, to the simulation and three real daemons
 	$(BIN)/python -m pytest tests/unit/raft tests/unit/clusterfs tests/property tests/stock tests/sim/raft \

@@ -86,7 +86,7 @@ class ApiClient:
 
     async def write(self, key: str) -> None:
         value = self._value()
-        padding = self._luck.choice((0, 0, 0, 200, 30_000))
+        padding = self._luck.choice((0, 0, 0, 0, 0, 200, 200, 12_000))
         call = time.monotonic()
         fate = await self._write(key, content(value, padding))
         self._record.add(Operation(key, True, value, call, time.monotonic(), fate, self.name))

@@ -1,6 +1,6 @@
 """Real kvorum-clusterfs processes, each with its state on an ext4 of its own, on addresses of one private network.
 
-All of it lives in the namespaces that `run` has made (mounts, network, processes): nothing of it can outlive them.
+All of it lives in the namespaces that `fault_run` has made (mounts, network, processes): nothing of it can outlive them.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from cluster.store_daemons import Ca, Node, eventually, join
 
 from kvorum import errors
 
-DISK_MIB = 80
+DISK_MIB = 768
 
 
 class FaultNode(Node):

@@ -52,15 +52,6 @@ def cuts_without_a_conflict(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Replication, "_on_append_entries", wrong)
 
 
-def counts_acknowledgements_of_other_terms(patch: pytest.MonkeyPatch) -> None:
-    """T2."""
-
-    def wrong(self: Replication, node: Node, term: int, sent_at: float) -> bool:
-        return bool(self._isLeader()) and node in self._SyncObj__raftNextIndex
-
-    patch.setattr(Replication, "_is_answer_of_now", wrong)
-
-
 def votes_twice(patch: pytest.MonkeyPatch) -> None:
     right = Elections._on_request_vote
 
@@ -159,7 +150,6 @@ MUTATIONS: dict[Mutation, int] = {
     never_syncs_data: 20,
     never_syncs_names: 60,
     cuts_without_a_conflict: 60,
-    counts_acknowledgements_of_other_terms: 300,
     votes_twice: 60,
     votes_before_it_is_on_disk: 20,
     votes_for_anybody: 60,

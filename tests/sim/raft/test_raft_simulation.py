@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from pysyncobj.node import Node
 from raft_sim import Crash, Sim
-from run import run_all
 from sim_disk import SimDisk, SimFiles
+from sim_run import run_all
 from sim_weather import STEPS, require_write, simulate
 
 from clusterfs.raft.journal import FileLog
@@ -31,7 +31,7 @@ def test_a_seed_tells_the_same_story_in_every_process() -> None:
     """Whatever the order of sets and dicts there."""
     stories = {
         subprocess.run(
-            [sys.executable, str(Path(__file__).with_name("run.py")), "--seed", "7", "--steps", "400"],
+            [sys.executable, str(Path(__file__).with_name("sim_run.py")), "--seed", "7", "--steps", "400"],
             env={**os.environ, "PYTHONHASHSEED": str(salt)},
             capture_output=True,
             text=True,

@@ -435,7 +435,10 @@ class Sim:
         if consensus._isLeader():
             for node, match in consensus._SyncObj__raftMatchIndex.items():
                 term = consensus.log.term_at(match)
-                is_there = term is None or match == 0 or self.nodes[node.id].durable.holds(match, term)
+                disk = self.nodes[node.id].durable
+                # A later leader may have had it cut away since.
+                is_of_now = term is not None and match > 0 and disk.term <= consensus.raftCurrentTerm
+                is_there = not is_of_now or disk.holds(match, term or 0)
                 require(is_there, f"{uid} believes that {node.id} has entry {match}, which its disk has not")
         changed_at = consensus.configurations.changed_at
         if changed_at > consensus.point.index:
