@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from bench import load, nodes
-from bench.rows import Row, quantile
+from bench.rows import Row, median, quantile
 from bench.run import Broken, Run
 
 LOAD, SLACK = 10.0, 1.0
@@ -82,12 +82,14 @@ def rows(run: Run) -> Iterator[Row]:
                 waits = found.waits_s(begin, time.monotonic())
             if found.errors:
                 raise Broken(f"a write failed: {found.errors[0]}")
+    low, typical, high = min(averages), median(averages), max(averages)
     yield Row(
         group="calm",
-        name=f"false elections in {run.minutes:g} minutes at load average {min(averages):.1f} to {max(averages):.1f}",
+        name=f"false elections in {run.minutes:g} minutes at load average {low:.1f} to {high:.1f}, median {typical:.1f}",
         ours=f"{elections} (writes: p99 {quantile(waits, 0.99) * 1e3:.0f}, worst {max(waits) * 1e3:.0f} ms)",
-        bar="0 in 30 minutes",
-        is_met=elections == 0 if run.minutes >= 30 or elections else None,
+        bar=f"0 in 30 minutes at {LOAD:g}",
+        # Only a whole half hour that was as crowded as asked for says that the bar is met.
+        is_met=False if elections else True if run.minutes >= 30 and typical >= LOAD - SLACK else None,
         figures={"elections": elections, "writes_worst_ms": max(waits) * 1e3, "minutes": run.minutes},
     )
 
