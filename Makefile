@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROTOS := $(wildcard proto/kvorum/v1/*.proto)
 STAMP := $(VENV)/.stamps
 
-.PHONY: help demo test check dev proto bench bench-store sim clean system
+.PHONY: help demo test test-store check dev proto bench bench-store sim sim-ha fault clean system
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -41,7 +41,7 @@ fault: $(STAMP)/dev ## real daemons under kills, freezes, cuts, full disks and p
 
 test-store: $(STAMP)/dev ## every test of the store, to the simulation and three real daemons
 	$(BIN)/python -m pytest tests/unit/raft tests/unit/clusterfs tests/property tests/stock tests/sim/raft \
-	    tests/fault tests/cluster/test_store_three_daemons.py tests/cluster/test_store_rescue.py tests/cluster/test_log_on_ext4.py $(ARGS)
+	    tests/fault $(wildcard tests/cluster/test_store_*.py) tests/cluster/test_log_on_ext4.py $(ARGS)
 
 bench: $(STAMP)/dev ## measure against peers
 	$(BIN)/python -m bench
