@@ -29,8 +29,9 @@ class _Cut:
 class FileBuffer:
     """The content as the opener sees it, and how it came about since `base`."""
 
-    def __init__(self, base: bytes, *, base_version: int | None) -> None:
-        """`base_version` None: nothing is there yet."""
+    def __init__(self, base: bytes, *, base_version: int | None, limit: int = MAX_FILE_BYTES) -> None:
+        """`base_version` None: nothing is there yet. `limit`: how long the file may become."""
+        self._limit = limit
         self.content = bytearray(base)
         self.base_version = base_version
         self._edits: list[_Put | _Cut] = []
@@ -49,7 +50,7 @@ class FileBuffer:
 
         What does not fit any more is left out; raises TooBig when nothing fits.
         """
-        room = MAX_FILE_BYTES - (len(self.content) if offset is None else offset)
+        room = self._limit - (len(self.content) if offset is None else offset)
         if data and room <= 0:
             raise TooBig
         data = data[:room]
@@ -121,19 +122,17 @@ class FileBuffer:
         self.is_changed_since_seal = True
         self.is_dirty = True
 
-    @staticmethod
-    def _put(content: bytearray, data: bytes | bytearray, offset: int | None) -> None:
+    def _put(self, content: bytearray, data: bytes | bytearray, offset: int | None) -> None:
         start = len(content) if offset is None else offset
         end = start + len(data)
-        if end > MAX_FILE_BYTES:
+        if end > self._limit:
             raise TooBig
         if start > len(content):
             content.extend(bytes(start - len(content)))
         content[start:end] = data
 
-    @staticmethod
-    def _cut(content: bytearray, length: int) -> None:
-        if length > MAX_FILE_BYTES:
+    def _cut(self, content: bytearray, length: int) -> None:
+        if length > self._limit:
             raise TooBig
         if length > len(content):
             content.extend(bytes(length - len(content)))

@@ -10,11 +10,13 @@ import errno
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from clusterfs import fusewire as wire
 from clusterfs.fusewire import Call
+from clusterfs.proposer import DEADLINE_S
 from clusterfs.refusals import error_errno
 from kvorum.errors import KvorumError
 
@@ -33,8 +35,9 @@ Handler = Callable[[Call], bytes | None]
 class Session:
     """`serve` returns when the file system is unmounted or the connection is cut."""
 
-    def __init__(self, device: int) -> None:
+    def __init__(self, device: int, *, deadline_s: float = DEADLINE_S) -> None:
         self._device = device
+        self._deadline_s = deadline_s
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="mount")
         self.is_ready = threading.Event()
         self.nearness = Nearness()
@@ -68,8 +71,18 @@ class Session:
             near.leave()
 
     def later(self, call: Call, work: Callable[[], bytes]) -> None:
-        """Answers `call` with what `work` returns or raises, from a thread of the pool."""
-        self._pool.submit(self._answer, call, lambda _call: work())
+        """Answers `call` with what `work` returns or raises, from a thread of the pool.
+
+        When all of them wait for consensus longer than a call may, what comes after them is not even tried.
+        """
+        end = time.monotonic() + self._deadline_s
+
+        def run(_call: Call) -> bytes:
+            if time.monotonic() > end:
+                raise OSError(errno.ETIMEDOUT, "too many changes wait")
+            return work()
+
+        self._pool.submit(self._answer, call, run)
 
     def notify(self, notice: bytes) -> bool:
         """Tells the kernel; False when it knows nothing of the inode or name. May wait until a change under way in that

@@ -87,11 +87,15 @@ class Mount:
         self._mountpoint = mountpoint.absolute()
         self._gid = gid
         self._deadline_s = deadline_s
-        self._files = OpenFiles(root=self._root, propose=self._propose)
+        self._files = OpenFiles(
+            root=self._root,
+            propose=self._propose,
+            max_file_bytes=lambda: self._store.state().settings.max_file_bytes,
+        )
         self._inodes = Inodes()
         self._own = OwnChanges()
         self._shown = Shown(
-            root=self._root,
+            state=self._store.state,
             is_quorate=self._is_quorate,
             inodes=self._inodes,
             files=self._files,

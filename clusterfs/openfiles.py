@@ -48,8 +48,15 @@ class OpenFile:
 class OpenFiles:
     """`root` gives the tree of the moment, `propose` takes a command through the log; both from the replica's side."""
 
-    def __init__(self, *, root: Callable[[], Directory], propose: Callable[[Op], Result]) -> None:
+    def __init__(
+        self,
+        *,
+        root: Callable[[], Directory],
+        propose: Callable[[Op], Result],
+        max_file_bytes: Callable[[], int] = lambda: MAX_FILE_BYTES,
+    ) -> None:
         self._root = root
+        self._max_file_bytes = max_file_bytes
         self._propose = propose
         self._mutex = threading.Lock()
         self._by_handle: dict[int, OpenFile] = {}
@@ -141,13 +148,17 @@ class OpenFiles:
             if buffer is None or not buffer.is_dirty:
                 node = lookup(self._root(), file.parts)
                 if isinstance(node, File) and not file.is_unlinked:
-                    buffer = file.buffer = FileBuffer(node.content, base_version=node.version)
+                    buffer = file.buffer = FileBuffer(
+                        node.content, base_version=node.version, limit=self._max_file_bytes()
+                    )
                 elif buffer is None:
-                    buffer = file.buffer = FileBuffer(file.snapshot or b"", base_version=None)
+                    buffer = file.buffer = FileBuffer(
+                        file.snapshot or b"", base_version=None, limit=self._max_file_bytes()
+                    )
             try:
                 return edit(buffer)
             except TooBig:
-                raise OSError(errno.EFBIG, f"a file is at most {MAX_FILE_BYTES} bytes") from None
+                raise OSError(errno.EFBIG, f"a file is at most {self._max_file_bytes()} bytes") from None
 
     def commit(self, file: OpenFile) -> None:
         """Makes the changes of an open file part of the store. Raises OSError and KvorumError."""
@@ -191,7 +202,7 @@ class OpenFiles:
         try:
             return Write(path, buffer.on_top_of(there.content), expected_version=there.version)
         except TooBig:
-            raise OSError(errno.EFBIG, f"a file is at most {MAX_FILE_BYTES} bytes") from None
+            raise OSError(errno.EFBIG, f"a file is at most {self._max_file_bytes()} bytes") from None
 
     def _overtaken(self, file: OpenFile) -> None:
         """Who emptied the file before this one was opened, and has written nothing since, has nothing left to save."""

@@ -12,6 +12,7 @@ from clusterfs import fusewire as wire
 from clusterfs import rules
 from clusterfs.inodes import DirectoryInode, FileInode, Inode, Inodes, WriterInode
 from clusterfs.openfiles import OpenFiles
+from clusterfs.state import State
 from clusterfs.tree import Directory, File, Parts, lookup
 
 BLOCK_BYTES = 4096
@@ -21,7 +22,7 @@ class Shown:
     def __init__(
         self,
         *,
-        root: Callable[[], Directory],
+        state: Callable[[], State],
         is_quorate: Callable[[], bool],
         inodes: Inodes,
         files: OpenFiles,
@@ -29,13 +30,16 @@ class Shown:
         links: dict[str, str],
         gid: int,
     ) -> None:
-        self._root = root
+        self._state = state
         self._is_quorate = is_quorate
         self._inodes = inodes
         self._files = files
         self.specials = specials
         self.links = links
         self._gid = gid
+
+    def _root(self) -> Directory:
+        return self._state().root
 
     def is_computed(self, parts: Parts) -> bool:
         return len(parts) == 1 and (parts[0] in self.specials or parts[0] in self.links)
@@ -85,13 +89,13 @@ class Shown:
         return entries
 
     def statfs(self) -> bytes:
-        root = self._root()
-        blocks, used = rules.MAX_STORE_BYTES // BLOCK_BYTES, -(-root.size // BLOCK_BYTES)
+        root, settings = self._root(), self._state().settings
+        blocks, used = settings.max_tree_bytes // BLOCK_BYTES, -(-root.size // BLOCK_BYTES)
         return wire.statfs_answer(
             blocks=blocks,
             free=max(0, blocks - used),
-            files=rules.MAX_ENTRIES,
-            free_files=max(0, rules.MAX_ENTRIES - root.count),
+            files=settings.max_entries,
+            free_files=max(0, settings.max_entries - root.count),
             block_bytes=BLOCK_BYTES,
             name_bytes=rules.MAX_NAME_BYTES,
         )
