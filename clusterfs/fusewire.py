@@ -1,7 +1,7 @@
 """The bytes that the kernel and a FUSE file system exchange: layouts, requests taken apart, answers put together. Pure.
 
 libfuse 2.9 speaks an old dialect that cannot say what the mount needs: an inode per version of a file, an open that is not
-followed by a flush, notices of what has changed (docs/adr/0006). The names are those of <linux/fuse.h>, which is the
+followed by a flush, notices of what has changed (docs/adr/0008). The names are those of <linux/fuse.h>, which is the
 reference; 7.31 is spoken, which every kernel since 5.4 understands. Reading and writing the device is
 `clusterfs.fusesession`.
 """

@@ -109,7 +109,7 @@ def near(store: Any, kind: str, parts: tuple[str, ...], argument: Any) -> tuple[
         case "unlink":
             return lambda: os.unlink(path), Delete(name, only="file")
         case "rmdir":
-            return lambda: os.rmdir(path), Delete(name, only="directory")
+            return Path(path).rmdir, Delete(name, only="directory")
         case "touch":
             return lambda: os.utime(path, (7, 7)), Touch(name, 7)
         case "rename":
