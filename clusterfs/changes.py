@@ -183,6 +183,11 @@ def _move(root: Directory, parts: Parts, op: Move, context: Context) -> Change:
         return Change(root, target)
     if not target or target[0] in rules.RESERVED:
         return _refuse(root, Code.access, "nothing is moved there", target)
+    # rename(2) looks for both directories before it looks for the entry.
+    for place in (parts, target) if parts else ():
+        parent = _need_parent(root, place)
+        if isinstance(parent, Refusal):
+            return Change(root, parent)
     node = lookup(root, parts)
     if node is None:
         return Change(root, _missing(root, parts))
@@ -255,9 +260,6 @@ def _precondition(there: Node | None, parts: Parts, *, expected: int | None, abs
 
 def _replaceable(root: Directory, node: Node, target: Parts, *, may_replace: bool) -> Refusal | None:
     """Why `node` cannot take the place of what is at `target`."""
-    parent = _need_parent(root, target)
-    if isinstance(parent, Refusal):
-        return parent
     path = join(target)
     match lookup(root, target):
         case None:

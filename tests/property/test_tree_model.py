@@ -93,15 +93,15 @@ class Model:
         return None
 
     def move(self, op: Move) -> Code | None:
+        fault = self.parent_fault(op.path) or self.parent_fault(op.new_path)
+        if fault is not None:
+            return fault
         if op.path not in self.entries:
             return self.lookup_fault(op.path)
         if op.path == op.new_path:
             return None
         if op.new_path.startswith(f"{op.path}/"):
             return Code.invalid
-        fault = self.parent_fault(op.new_path)
-        if fault is not None:
-            return fault
         if op.new_path in self.entries:
             is_directory, there = self.entries[op.path] is None, self.entries[op.new_path]
             if not op.replace:
