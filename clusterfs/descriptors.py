@@ -1,11 +1,22 @@
 """What /proc tells of other programs on this node: whether they have a file open, and what they watch with inotify.
 
-FUSE tells neither. Both answers are asked for rarely: when a file is closed without having been written, and when something
-has changed elsewhere.
+FUSE tells neither. Both answers are asked for rarely: when a file is closed without having been written, or by another program
+than opened it, and when something has changed elsewhere.
 """
 
 import os
 from pathlib import Path
+
+
+def is_open_still(*, closer: int, opener: int, mountpoint: Path, ino: int, is_blank: bool) -> bool:
+    """After a close by thread `closer` of what thread `opener` has opened: a descriptor is left through which more will come.
+
+    A shell that redirects opens, duplicates, closes, and only then writes (`is_blank`: nothing has been written). And a
+    program that is started closes what it has inherited, while the one that forked it may be between two writes.
+    """
+    if is_blank and has_open(closer, mountpoint, ino):
+        return True
+    return not is_same_process(closer, opener) and has_open(opener, mountpoint, ino)
 
 
 def has_open(pid: int, mountpoint: Path, ino: int) -> bool:
@@ -23,6 +34,24 @@ def has_open(pid: int, mountpoint: Path, ino: int) -> bool:
         except OSError:
             continue
     return False
+
+
+def is_same_process(one: int, other: int) -> bool:
+    """Of two threads. Also true when that cannot be seen."""
+    if one == other:
+        return True
+    first, second = _process_of(one), _process_of(other)
+    return first == second or None in (first, second)
+
+
+def _process_of(thread: int) -> int | None:
+    try:
+        for line in Path(f"/proc/{thread}/status").read_text().splitlines():
+            if line.startswith("Tgid:"):
+                return int(line.split()[1])
+    except (OSError, ValueError):
+        pass
+    return None
 
 
 def watched_inodes(device: int) -> set[int]:

@@ -294,10 +294,19 @@ class Inodes:
             self._read_on.pop(key, None)
 
     def told(self, inode: Inode) -> None:
-        """The kernel is about to be told of it once more."""
+        """The kernel is about to be told of it once more.
+
+        It may have given it back since it was looked up: a name that is looked at anew is given back before it is asked for
+        again. Without its name, the next to ask would get another inode beside it.
+        """
         with self.mutex:
             inode.lookups += 1
             self.by_id[inode.id] = inode
+            if not inode.is_gone and inode.parent is not None:
+                if isinstance(inode, WriterInode):
+                    self._writers.setdefault(self._key(inode), inode)
+                else:
+                    self._named.setdefault(self._key(inode), inode)
 
     def ino_at(self, parent: Inode, name: str, node: Node) -> int:
         there = self._named.get((parent.id, name))

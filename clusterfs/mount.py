@@ -20,7 +20,7 @@ from pathlib import Path
 from clusterfs import fusewire as wire
 from clusterfs import rules
 from clusterfs.commands import Delete, Envelope, Mkdir, Move, Op, Touch, Unlock, Write
-from clusterfs.descriptors import has_open
+from clusterfs.descriptors import is_open_still
 from clusterfs.following import EventsAfter, Follower, OwnChanges
 from clusterfs.fusesession import Handler, Session
 from clusterfs.fusewire import Call
@@ -282,19 +282,19 @@ class Mount:
         pending = self._files.pending(parts)
         if pending is not None and pending.is_new:
             # A second opener of a file that only this node knows of: from here on it is everybody's.
-            self._session.later(call, lambda: self._opened_after(pending, inode, parts, flags))
+            self._session.later(call, lambda: self._opened_after(pending, inode, parts, flags, call.pid))
             return None
-        return self._opened(inode, parts, flags)
+        return self._opened(inode, parts, flags, call.pid)
 
-    def _opened_after(self, pending: OpenFile, inode: WriterInode, parts: Parts, flags: int) -> bytes:
+    def _opened_after(self, pending: OpenFile, inode: WriterInode, parts: Parts, flags: int, opener: int) -> bytes:
         self._settle(pending)
-        return self._opened(inode, parts, flags)
+        return self._opened(inode, parts, flags, opener)
 
-    def _opened(self, inode: WriterInode, parts: Parts, flags: int) -> bytes:
+    def _opened(self, inode: WriterInode, parts: Parts, flags: int, opener: int) -> bytes:
         node = lookup(self._root(), parts)
         if not isinstance(node, File) or inode.is_gone:
             raise OSError(errno.EISDIR if isinstance(node, Directory) else errno.ESTALE, "the file is gone")
-        file = OpenFile(parts, is_append=bool(flags & os.O_APPEND), snapshot=node.content)
+        file = OpenFile(parts, opener, is_append=bool(flags & os.O_APPEND), snapshot=node.content)
         if flags & os.O_TRUNC:
             self._files.change(file, emptied)
         if flags & _WRITES:
@@ -317,24 +317,24 @@ class Mount:
         self._need_quorum()
         command = Write(join(parts), b"", absent=bool(flags & os.O_EXCL))
         if command.absent:
-            self._session.later(call, lambda: self._create_exclusively(command, parent, name, flags))
+            self._session.later(call, lambda: self._create_exclusively(command, parent, name, flags, call.pid))
             return None
         node = lookup(self._root(), parts)
         if node is not None:
             # Somebody made it since the kernel looked.
             inode = self._inodes.writer(parent, name, node)
-            opened = self._opened(inode, parts, flags)
+            opened = self._opened(inode, parts, flags, call.pid)
             return self._entry(inode) + opened
         self._check(command)
-        return self._created(parent, name, parts, flags, is_new=True)
+        return self._created(parent, name, parts, flags, call.pid, is_new=True)
 
-    def _create_exclusively(self, command: Write, parent: Inode, name: str, flags: int) -> bytes:
+    def _create_exclusively(self, command: Write, parent: Inode, name: str, flags: int, opener: int) -> bytes:
         self._execute(command)
         parts = (*self._inodes.parts(parent), name)
-        return self._created(parent, name, parts, flags, is_new=False)
+        return self._created(parent, name, parts, flags, opener, is_new=False)
 
-    def _created(self, parent: Inode, name: str, parts: Parts, flags: int, *, is_new: bool) -> bytes:
-        file = OpenFile(parts, is_append=bool(flags & os.O_APPEND), is_new=is_new)
+    def _created(self, parent: Inode, name: str, parts: Parts, flags: int, opener: int, *, is_new: bool) -> bytes:
+        file = OpenFile(parts, opener, is_append=bool(flags & os.O_APPEND), is_new=is_new)
         if is_new:
             self._files.change(file, emptied)
         inode = self._inodes.writer(parent, name, lookup(self._root(), parts))
@@ -369,7 +369,7 @@ class Mount:
             return _DONE
 
         def work() -> bytes:
-            if file.buffer is not None and file.buffer.is_blank and self._is_open_elsewhere(call):
+            if self._is_more_to_come(call, file):
                 return _DONE
             try:
                 return self._settle(file)
@@ -683,13 +683,13 @@ class Mount:
             if file.buffer is not None:
                 file.buffer.drop()
 
-    def _is_open_elsewhere(self, call: Call) -> bool:
-        """The closing program has another descriptor of this file: a shell redirecting (open, dup2, close, then write).
-
-        Sending the empty file now would show it to the whole cluster and cost an entry; another close will come.
-        """
+    def _is_more_to_come(self, call: Call, file: OpenFile) -> bool:
+        """Sending what is there now would show an empty or half-written file to the whole cluster; another close will come."""
         inode = self._inodes.by_id.get(call.node)
-        return inode is not None and has_open(call.pid, self._mountpoint, inode.ino)
+        is_blank = file.buffer is not None and file.buffer.is_blank
+        return inode is not None and is_open_still(
+            closer=call.pid, opener=file.opener, mountpoint=self._mountpoint, ino=inode.ino, is_blank=is_blank
+        )
 
     def _missing(self, parts: Parts) -> int:
         return errno.ENOTDIR if crosses_file(self._root(), parts) else errno.ENOENT

@@ -26,6 +26,8 @@ class OpenFile:
     """One open file description. `buffer` is None while nothing has been changed through it."""
 
     parts: Parts
+    # The thread that opened it; what it forks has the same description.
+    opener: int = 0
     is_append: bool = False
     # Content of a computed file, taken when it was opened.
     special: bytes | None = None

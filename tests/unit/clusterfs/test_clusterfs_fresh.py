@@ -23,6 +23,7 @@ import pytest
 
 from clusterfs import fusewire
 from clusterfs.commands import Delete, Mkdir, Move, Write
+from clusterfs.tree import File, lookup
 
 READS = int(os.environ.get("KVORUM_READS", "20000"))
 
@@ -37,6 +38,12 @@ def becomes(wanted: object, look: Callable[[], object]) -> None:
             return
         time.sleep(0.001)
     assert look() == wanted
+
+
+def content(store: Any, path: str) -> bytes | None:
+    """What the store has, whatever the mount shows."""
+    node = lookup(store.machine.state.root, tuple(path.split("/")))
+    return node.content if isinstance(node, File) else None
 
 
 class Watch:
@@ -251,6 +258,30 @@ def test_no_reader_sees_an_empty_file_or_a_mix_while_others_overwrite_it(store: 
         stop.set()
         for writer in writers:
             writer.join(timeout=20)
+
+
+def test_a_program_that_is_started_between_two_writes_commits_nothing_by_closing_what_it_inherited(store: Any) -> None:
+    store.execute(Write("a", b"whole"))
+    with (store.root / "a").open("r+b", buffering=0) as file:
+        file.truncate(0)
+        subprocess.run(["true"], check=True)
+        assert content(store, "a") == b"whole", "the fork's close is not the writer's"
+        file.write(b"half")
+        subprocess.run(["true"], check=True)
+        assert content(store, "a") == b"whole"
+        file.write(b" and half")
+    assert content(store, "a") == b"half and half"
+
+
+def test_what_a_child_wrote_is_committed_by_who_closes_last(store: Any) -> None:
+    with (store.root / "a").open("wb") as file:
+        subprocess.run(["echo", "from a child"], stdout=file, check=True)
+    assert content(store, "a") == b"from a child\n"
+    # The opener goes first: its end commits what is there, the child's what it has written by then.
+    script = f"exec 9> {store.root / 'b'}; (sleep 0.3; echo late >&9) & echo early >&9"
+    subprocess.run(["sh", "-c", script], check=True)
+    assert content(store, "b").startswith(b"early\n")
+    becomes(b"early\nlate\n", lambda: content(store, "b"))
 
 
 def test_a_reader_who_waits_for_more_never_sees_bytes_that_nobody_wrote(store: Any) -> None:
