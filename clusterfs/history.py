@@ -105,6 +105,12 @@ class History:
         shared = self._shared
         return (shared[at] for at in range(self._start, self._end))
 
+    def __getitem__(self, at: int) -> Record:
+        """The record at `at`, 0 being the oldest."""
+        if not 0 <= at < len(self):
+            raise IndexError(at)
+        return self._shared[self._start + at]
+
     def __reversed__(self) -> Iterator[Record]:
         shared = self._shared
         return (shared[at] for at in range(self._end - 1, self._start - 1, -1))
@@ -239,6 +245,7 @@ class Version:
     reason: str = ""
     content: bytes | None = None
     is_directory: bool = False
+    mtime: int = 0
 
     @property
     def is_there(self) -> bool:
@@ -363,11 +370,11 @@ def _backwards(history: History, root: Directory, path: str) -> Iterator[Version
         if rest is not None:
             before, after = _inner(record.before, rest), _inner(record.after, rest)
             if record.new_path and after is not None:
-                follows = before is None
-                yield _version(record, name, after, other_path=_join(record.path, rest) if follows else record.path)
+                origin = came_from(record, name)
+                yield _version(record, name, after, other_path=origin or record.path)
                 earlier = before
-                if follows:
-                    name, earlier = _join(record.path, rest), _unknown(after, history.since)
+                if origin is not None:
+                    name, earlier = origin, _unknown(after, history.since)
             elif not record.new_path and (before is not None or after is not None):
                 yield _version(record, name, after)
                 earlier = before
@@ -377,7 +384,20 @@ def _backwards(history: History, root: Directory, path: str) -> Iterator[Version
                 yield _version(record, name, None, other_path=_join(record.new_path, rest))
                 earlier = _unknown(moved, history.since)
     if isinstance(earlier, File):
-        yield Version(earlier.version, earlier.mtime * 1000, Kind.earlier, name, content=earlier.content)
+        yield Version(
+            earlier.version, earlier.mtime * 1000, Kind.earlier, name, content=earlier.content, mtime=earlier.mtime
+        )
+
+
+def came_from(record: Record, name: str) -> str | None:
+    """Under which name the past of what is at `name` goes on before this record; None: under the same.
+
+    Not when something was there that the move replaced: that has a past of its own.
+    """
+    rest = _below(record.place, name) if record.new_path else None
+    if rest is None or _inner(record.after, rest) is None or _inner(record.before, rest) is not None:
+        return None
+    return _join(record.path, rest)
 
 
 def _version(record: Record, name: str, node: Node | None, *, other_path: str = "") -> Version:
@@ -393,6 +413,7 @@ def _version(record: Record, name: str, node: Node | None, *, other_path: str = 
         reason=record.reason,
         content=node.content if isinstance(node, File) else None,
         is_directory=isinstance(node, Directory),
+        mtime=node.mtime if node is not None else 0,
     )
 
 

@@ -55,6 +55,16 @@ class ComputedInode(Inode):
     __slots__ = ()
 
 
+class PastInode(Inode):
+    """`.history` and what is below it (`clusterfs.past`)."""
+
+    __slots__ = ("is_directory",)
+
+    def __init__(self, number: int, parent: Inode, name: str, ino: int, *, is_directory: bool) -> None:
+        super().__init__(number, parent, name, ino)
+        self.is_directory = is_directory
+
+
 class FileInode(Inode):
     """One version. `seen` is the tree in which it was last found to be what its name stands for.
 
@@ -176,6 +186,18 @@ class Inodes:
                 there = ComputedInode(number, self.root, name, number | 1 << 61)
                 self.by_id[number] = self._named[ROOT_ID, name] = there
             return there
+
+    def past(self, parent: Inode, name: str, *, ino: int, is_directory: bool) -> PastInode:
+        with self.mutex:
+            there = self._named.get((parent.id, name))
+            if isinstance(there, PastInode) and there.is_directory == is_directory:
+                return there
+            if there is not None:
+                self.drop(there)
+            number = next(self._numbers)
+            made = PastInode(number, parent, name, ino, is_directory=is_directory)
+            self.by_id[number] = self._named[parent.id, name] = made
+            return made
 
     def writer(self, parent: Inode, name: str, node: Node | None) -> WriterInode:
         with self.mutex:

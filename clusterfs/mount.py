@@ -7,32 +7,35 @@ The kernel keeps names, attributes and contents, for a version of a file has an 
 is asked each time, and compared with the tree of the moment: when the inode is no longer what its name stands for, the
 answer is ESTALE, on which the kernel looks the name up again and opens that. In the same way a writer is led from the
 readers' inode to the writers'. What an open file holds back is `clusterfs.openfiles`, what stat shows `clusterfs.shown`, how the
-kernel learns of changes `clusterfs.following`; mounting and unmounting is `clusterfs.mounting`.
+kernel learns of changes `clusterfs.following`, the past below `.history` `clusterfs.pastfiles`; mounting and unmounting is
+`clusterfs.mounting`.
 """
 
 import errno
 import logging
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from clusterfs import fusewire as wire
 from clusterfs import rules
 from clusterfs.commands import Delete, Envelope, Mkdir, Move, Op, Touch, Unlock, Write
 from clusterfs.descriptors import is_open_still
-from clusterfs.following import EventsAfter, Follower, OwnChanges
+from clusterfs.following import Follower, OwnChanges
 from clusterfs.fusesession import Handler, Session
 from clusterfs.fusewire import Call
-from clusterfs.inodes import DirectoryInode, FileInode, Inode, Inodes, WriterInode
+from clusterfs.inodes import DirectoryInode, FileInode, Inode, Inodes, PastInode, WriterInode
 from clusterfs.inotify import Echo
 from clusterfs.openfiles import OpenFile, OpenFiles, cut, emptied
 from clusterfs.outcomes import Done, Refusal, Result
+from clusterfs.pastfiles import PastFiles
 from clusterfs.proposer import DEADLINE_S
 from clusterfs.refusals import to_errno
 from clusterfs.shown import Shown
-from clusterfs.state import State, check
+from clusterfs.state import check
 from clusterfs.tree import Directory, File, Parts, crosses_file, join, lookup
+from clusterfs.waist import Store
 from kvorum.errors import KvorumError
 
 log = logging.getLogger(__name__)
@@ -48,35 +51,6 @@ _WRITES = os.O_ACCMODE | os.O_TRUNC
 _DONE = b""
 # Threads whose retry is awaited; one that never comes must not be remembered for ever.
 _MAX_AWAITED = 1024
-
-
-class Store:
-    """What the mount needs of the daemon, as functions: a narrow waist that a test fills by hand."""
-
-    def __init__(
-        self,
-        *,
-        state: Callable[[], State],
-        propose: Callable[[Op, float], Result],
-        is_quorate: Callable[[], bool],
-        lock_age_s: Callable[[str, int], float],
-        specials: dict[str, Callable[[], bytes]],
-        links: dict[str, str],
-        index: Callable[[], int],
-        events_after: EventsAfter,
-        set_debug: Callable[[bool], None] = lambda _on: None,
-        node_uid: str = "",
-    ) -> None:
-        self.state = state
-        self.propose = propose
-        self.is_quorate = is_quorate
-        self.lock_age_s = lock_age_s
-        self.specials = specials
-        self.links = links
-        self.index = index
-        self.events_after = events_after
-        self.set_debug = set_debug
-        self.node_uid = node_uid
 
 
 class Mount:
@@ -103,6 +77,7 @@ class Mount:
             links=store.links,
             gid=gid,
         )
+        self._past = PastFiles(state=self._store.state, inodes=self._inodes, files=self._files, gid=gid)
         self._session: Session
         self._follower: Follower
         self._echo = Echo(mountpoint=self._mountpoint, inodes=self._inodes)
@@ -146,6 +121,7 @@ class Mount:
             wire.FLUSH: self._flush,
             wire.FSYNC: self._fsync,
             wire.RELEASE: self._release,
+            wire.SYMLINK: self._symlink,
             wire.MKNOD: self._mknod,
             wire.MKDIR: self._mkdir,
             wire.UNLINK: self._unlink,
@@ -166,8 +142,10 @@ class Mount:
 
     # Looking
 
-    def _lookup(self, call: Call) -> bytes:
+    def _lookup(self, call: Call) -> bytes | None:
         parent = self._inode(call)
+        if self._past.is_asked(call, parent):
+            return self._in_past(call, parent)
         name, parts = self._child(parent, wire.name(call.body))
         if call.pid == self._echo.thread_id:
             step = self._echo.step
@@ -202,8 +180,15 @@ class Mount:
     def _forget(self, call: Call) -> None:
         self._inodes.forget(wire.forgets(call))
 
-    def _getattr(self, call: Call) -> bytes:
-        return self._attributes(self._inode(call))
+    def _in_past(self, call: Call, inode: Inode) -> bytes | None:
+        if self._past.is_at_hand(call, inode):
+            return self._past.answer(call, inode)
+        self._session.later(call, lambda: self._past.answer(call, inode))
+        return None
+
+    def _getattr(self, call: Call) -> bytes | None:
+        inode = self._inode(call)
+        return self._in_past(call, inode) if isinstance(inode, PastInode) else self._attributes(inode)
 
     def _readlink(self, call: Call) -> bytes:
         target = self._store.links.get(self._inode(call).name)
@@ -211,9 +196,12 @@ class Mount:
             raise OSError(errno.EINVAL, "no link")
         return target.encode()
 
-    def _readdir(self, call: Call) -> bytes:
+    def _readdir(self, call: Call) -> bytes | None:
+        inode = self._inode(call)
+        if isinstance(inode, PastInode):
+            return self._in_past(call, inode)
         _handle, offset, size = wire.transfer(call.body)
-        entries = self._shown.listing(self._inode(call))
+        entries = self._shown.listing(inode)
         if entries is None:
             raise OSError(errno.ENOENT, "the directory is gone")
         return wire.directory_page(entries, offset, size)
@@ -227,7 +215,7 @@ class Mount:
             if isinstance(inode, WriterInode):
                 self._led.pop(call.pid, None)
                 return self._open_directly(call, inode, flags)
-            return self._open_computed(inode)
+            return self._in_past(call, inode) if isinstance(inode, PastInode) else self._open_computed(inode)
         if flags & _WRITES:
             if call.pid == self._echo.thread_id:
                 return _OPEN_ECHO
@@ -423,6 +411,10 @@ class Mount:
             raise OSError(errno.ENOSYS, "only files and directories")
         return self._make(call, parent, name, Write(join(parts), b"", absent=True))
 
+    def _symlink(self, call: Call) -> bytes:
+        self._child(self._inode(call), wire.name(call.body))
+        raise OSError(errno.ENOSYS, "only files and directories")
+
     def _mkdir(self, call: Call) -> bytes | None:
         parent = self._inode(call)
         name, parts = self._child(parent, wire.name(call.body, 8))
@@ -496,13 +488,15 @@ class Mount:
         self._session.later(call, work)
         return None
 
-    def _link(self, _call: Call) -> bytes:
+    def _link(self, call: Call) -> bytes:
+        self._child(self._inode(call), wire.name(call.body, 8))
         raise OSError(errno.EPERM, "an entry has one name")
 
     # Attributes
 
     def _setattr(self, call: Call) -> bytes | None:
         inode = self._inode(call)
+        self._past.need_present(inode)
         wanted = wire.set_attributes(call.body)
         if call.pid == self._echo.thread_id:
             return self._attributes(inode)
@@ -567,6 +561,7 @@ class Mount:
         return inode
 
     def _child(self, parent: Inode, label: bytes) -> tuple[str, Parts]:
+        self._past.need_present(parent)
         try:
             name = label.decode()
         except UnicodeDecodeError:

@@ -26,7 +26,9 @@ ARCHIVE = "nodes-archive"
 SPECIAL_FILES = (".version", ".members", ".vmlist", ".clusterlog", ".rrd", ".debug")
 # `openvz` leads nowhere, but tools of old know the name, and no file may take it.
 LINKS = ("local", "qemu-server", "lxc", "openvz")
-RESERVED = frozenset((*SPECIAL_FILES, *LINKS))
+# The past of every path, read-only (`clusterfs.past`).
+HISTORY = ".history"
+RESERVED = frozenset((*SPECIAL_FILES, *LINKS, HISTORY))
 
 GUEST_TYPES = {"qemu-server": "qemu", "lxc": "lxc"}
 NODE_DIRECTORIES: tuple[Parts, ...] = ((), ("priv",), ("qemu-server",), ("lxc",))

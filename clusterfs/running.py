@@ -21,12 +21,13 @@ from clusterfs.gossip import Gossip
 from clusterfs.lock_keeping import round_of_locks
 from clusterfs.machine import StoreMachine
 from clusterfs.membership import Member
-from clusterfs.mount import Mount, Store
+from clusterfs.mount import Mount
 from clusterfs.mounting import Mounted, group_id
 from clusterfs.proposer import Author, Proposer, Quorum
 from clusterfs.seed import Seed
 from clusterfs.state import State
 from clusterfs.tending import Tending
+from clusterfs.waist import Store
 from kvorum.errors import KvorumError
 from kvorum.node import Identity, Pki
 

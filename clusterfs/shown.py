@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from clusterfs import fusewire as wire
-from clusterfs import rules
+from clusterfs import past, rules
 from clusterfs.inodes import DirectoryInode, FileInode, Inode, Inodes, WriterInode
 from clusterfs.openfiles import OpenFiles
 from clusterfs.state import State
@@ -74,10 +74,12 @@ class Shown:
         entries = [(b".", inode.ino, stat.S_IFDIR), (b"..", above, stat.S_IFDIR)]
         names = {*node.entries, *self._files.new_names(parts)}
         if not parts:
-            names |= {*self.specials, *self.links}
+            names |= {*self.specials, *self.links, rules.HISTORY}
         for name in sorted(names):
             child = node.entries.get(name)
-            if child is not None:
+            if not parts and name == rules.HISTORY:
+                entries.append((name.encode(), past.number(()), stat.S_IFDIR))
+            elif child is not None:
                 kind = stat.S_IFDIR if isinstance(child, Directory) else stat.S_IFREG
                 entries.append((name.encode(), self._inodes.ino_at(inode, name, child), kind))
             elif not parts and name in self.links:

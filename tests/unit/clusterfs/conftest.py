@@ -11,10 +11,11 @@ import pytest
 from clusterfs import special
 from clusterfs.commands import MemberPut, Op, stamped
 from clusterfs.machine import StoreMachine
-from clusterfs.mount import Mount, Store
+from clusterfs.mount import Mount
 from clusterfs.mounting import Mounted, group_id
 from clusterfs.outcomes import Result
 from clusterfs.proposer import Author, Proposer
+from clusterfs.waist import Store
 from kvorum.errors import NoQuorum, OutcomeUnknown
 
 N1 = "11111111-1111-4111-8111-111111111111"
