@@ -125,6 +125,12 @@ class Follower:
             return
         self._session.notify(wire.inode_changed(inode.id, pages=False))
 
+    def _refresh_unless_gone(self, parts: Parts, event: Event) -> None:
+        """The tree may be further on than the events. What is gone from it after a write or a move has an event of its own
+        coming: dropped here already, a directory that has moved on would not be found by that."""
+        if isinstance(event, Deleted) or lookup(self._root(), parts) is not None:
+            self.refresh(parts)
+
     def _grow_readers(self, parts: Parts) -> None:
         parent, node = self._inodes.at(parts[:-1]), lookup(self._root(), parts)
         if parent is not None and isinstance(node, File):
@@ -178,7 +184,7 @@ class Follower:
             case Written(path=path) | Deleted(path=path):
                 parts = tuple(path.split("/"))
                 was_directory = isinstance(self._inodes.at(parts), DirectoryInode)
-                self.refresh(parts)
+                self._refresh_unless_gone(parts, event)
                 self._grow_readers(parts)
                 paths: tuple[str, ...] = (path,)
             case Moved(path=path, new_path=new_path, node=node):
@@ -188,7 +194,7 @@ class Follower:
                 self.moved(index, parts, target, node)
                 if not is_own and old_parent is not None:
                     self._session.notify(wire.name_changed(old_parent.id, parts[-1].encode()))
-                self.refresh(target)
+                self._refresh_unless_gone(target, event)
                 paths = (path, new_path)
             case _:
                 return
