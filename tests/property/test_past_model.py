@@ -18,12 +18,17 @@ OPS = st.one_of(
     st.builds(Mkdir, PATHS, parents=st.booleans(), exist_ok=st.booleans()),
     st.builds(Touch, PATHS, st.integers(0, 3)),
     st.builds(Delete, PATHS, recursive=st.booleans()),
-    st.builds(Move, PATHS, PATHS, replace=st.booleans()),
-    st.builds(Move, PATHS, PATHS, replace=st.booleans()),
+    *[st.builds(Move, PATHS, PATHS, replace=st.booleans())] * 3,
 )
+# Something to move from the start; else most commands are refused.
+BEGINNING: list[tuple[Op, bool]] = [
+    (Write(path, path.encode(), parents=True), False) for path in ("a/a", "a/b/a", "a/b/b", "b/a", "b/c", "b/a")
+]
 # A step is looked at or not, so that the index has to catch up by one record and by many.
-STEPS = st.lists(st.tuples(OPS, st.booleans()), min_size=1, max_size=30)
-BOUNDS = st.builds(Settings, history_changes=st.integers(0, 30), history_bytes=st.sampled_from([3, 1000]))
+STEPS = st.lists(st.tuples(OPS, st.booleans()), min_size=8, max_size=30)
+BOUNDS = st.builds(
+    Settings, history_changes=st.sampled_from([0, 5, 12, 100, 100]), history_bytes=st.sampled_from([9, 1000, 1000])
+)
 
 
 def compare(past: Past, state: State, parts: Parts) -> None:
@@ -51,7 +56,7 @@ def compare(past: Past, state: State, parts: Parts) -> None:
 @given(STEPS, BOUNDS)
 def test_the_index_says_what_the_history_says(steps: list[tuple[Op, bool]], bounds: Settings) -> None:
     state, past = State(settings=bounds), Past()
-    for index, (op, is_looked_at) in enumerate(steps, start=1):
+    for index, (op, is_looked_at) in enumerate(BEGINNING + steps, start=1):
         state, _result, _events = apply(state, Envelope(op, time_ms=index * 1000), index)
         if is_looked_at:
             compare(past, state, ())
