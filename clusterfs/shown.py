@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from clusterfs import fusewire as wire
-from clusterfs import past, rules
+from clusterfs import rules
 from clusterfs.inodes import DirectoryInode, FileInode, Inode, Inodes, WriterInode
 from clusterfs.openfiles import OpenFiles
 from clusterfs.state import State
@@ -74,12 +74,11 @@ class Shown:
         entries = [(b".", inode.ino, stat.S_IFDIR), (b"..", above, stat.S_IFDIR)]
         names = {*node.entries, *self._files.new_names(parts)}
         if not parts:
-            names |= {*self.specials, *self.links, rules.HISTORY}
+            # Not the past: a backup or a search of the mount would walk through all of it. It is there for who names it.
+            names |= {*self.specials, *self.links}
         for name in sorted(names):
             child = node.entries.get(name)
-            if not parts and name == rules.HISTORY:
-                entries.append((name.encode(), past.number(()), stat.S_IFDIR))
-            elif child is not None:
+            if child is not None:
                 kind = stat.S_IFDIR if isinstance(child, Directory) else stat.S_IFREG
                 entries.append((name.encode(), self._inodes.ino_at(inode, name, child), kind))
             elif not parts and name in self.links:
