@@ -534,7 +534,9 @@ class Sim:
         def is_level() -> bool:
             members = self.everybody()
             nodes = [self.nodes[uid].consensus for uid in members]
-            return bool(nodes) and all(c is not None and c.raftLastApplied >= last for c in nodes)
+            # What was on its way may be acknowledged only now.
+            wanted = max([last, *self.acknowledged.values()])
+            return bool(nodes) and all(c is not None and c.raftLastApplied >= wanted for c in nodes)
 
         self.run_until(is_level, what="that all have all")
         for node in (self.nodes[uid] for uid in self.everybody()):
