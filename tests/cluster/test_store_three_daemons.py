@@ -182,8 +182,13 @@ async def test_status_and_the_cluster_log_reach_all_nodes_without_a_quorum(nodes
         await eventually(lambda n=node: shows(n, ".clusterlog", b'"node": "n2", "user": "root", "msg": "from two#010"'))
         await eventually(lambda n=node: shows(n, ".rrd", b"pve-node-9.0/n1:1::2:U\n"))
         await eventually(lambda n=node: shows(n, ".version", b'"n1": {\n"tasklist": '))
-    texts = [await asyncio.to_thread((node.mount / ".clusterlog").read_bytes) for node in nodes]
-    assert texts[0] == texts[1] == texts[2]
+
+    async def is_the_same_everywhere() -> bool:
+        # Other lines may still be on their way.
+        texts = [await asyncio.to_thread((node.mount / ".clusterlog").read_bytes) for node in nodes]
+        return texts[0] == texts[1] == texts[2]
+
+    await eventually(is_the_same_everywhere)
 
     two.kill()
     three.kill()
