@@ -4,9 +4,8 @@ The checks run in the order in which a POSIX caller expects its errno: the path,
 place, limits. Members and leases are `clusterfs.membership`; duplicates and time are `clusterfs.state`.
 """
 
-from dataclasses import dataclass, replace
-
-from msgspec import structs
+import msgspec
+from msgspec.structs import replace
 
 from clusterfs import rules
 from clusterfs.commands import Delete, Mkdir, Move, Touch, Unlock, Write
@@ -15,8 +14,7 @@ from clusterfs.settings import DEFAULT, Settings, over_limit
 from clusterfs.tree import Directory, File, Node, Parts, crosses_file, depth, join, lookup, put, relocated, remove, walk
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(msgspec.Struct, frozen=True):
     """What a command needs to know besides the tree; `node` is the UUID of the proposer's node, `members` are names."""
 
     index: int
@@ -28,8 +26,7 @@ class Context:
     every_write_counts: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     root: Directory
     result: Result
     events: tuple[Event, ...] = ()
@@ -82,7 +79,7 @@ def rename_node_directory(root: Directory, old: str, new: str, *, index: int, no
     tree = lookup(root, parts)
     if tree is None:
         return Change(root, result, (MembersChanged(),))
-    moved = structs.replace(tree, version=index, mtime=now_s)
+    moved = replace(tree, version=index, mtime=now_s)
     root = put(remove(root, parts), target, moved)
     return Change(root, result, (Moved(join(parts), join(target), moved), MembersChanged()))
 
@@ -109,7 +106,7 @@ def retire_node_directory(root: Directory, name: str, *, index: int, now_s: int,
         # Somebody put something else there; nothing is lost by leaving the tree where it is.
         return Change(root, result, (MembersChanged(),))
     root, events = made
-    moved = structs.replace(relocated(kept, index), version=index, mtime=now_s)
+    moved = replace(relocated(kept, index), version=index, mtime=now_s)
     root = put(remove(root, parts), archive, moved)
     left = Moved(join(parts), join(archive), moved)
     return Change(root, result, (*events, *(Deleted(path) for path in emptied), left, MembersChanged()))
@@ -152,7 +149,7 @@ def _mkdir(root: Directory, parts: Parts, op: Mkdir, context: Context) -> Change
     under, events = made
     node = Directory(version=context.index, placement=context.index, mtime=context.now_s)
     if rules.is_lock(parts, node):
-        node = structs.replace(node, owner=context.node)
+        node = replace(node, owner=context.node)
     path = join(parts)
     result = done(context.index, path, node)
     return _within_limits(root, context, Change(put(under, parts, node), result, (*events, Written(path, node))))
@@ -204,7 +201,7 @@ def _move(root: Directory, parts: Parts, op: Move, context: Context) -> Change:
         return Change(root, refusal)
     if isinstance(node, Directory) and len(target) + depth(node) > rules.MAX_DEPTH:
         return _refuse(root, Code.name_too_long, f"at most {rules.MAX_DEPTH} levels", target)
-    moved = structs.replace(relocated(node, context.index), version=context.index, mtime=context.now_s)
+    moved = replace(relocated(node, context.index), version=context.index, mtime=context.now_s)
     after = put(remove(root, parts), target, moved)
     if isinstance(moved, Directory):
         twice = rules.duplicate_guest(after)
@@ -230,7 +227,7 @@ def _touch(root: Directory, parts: Parts, op: Touch, context: Context) -> Change
             return _refuse(root, Code.access, "a lock is not renewed backwards", parts)
     elif mtime == there.mtime and not context.every_write_counts:
         return Change(root, done(context.index, join(parts), there))
-    node: Node = structs.replace(there, version=context.index, mtime=mtime)
+    node: Node = replace(there, version=context.index, mtime=mtime)
     path = join(parts)
     return Change(put(root, parts, node), done(context.index, path, node), (Written(path, node),))
 
@@ -308,7 +305,7 @@ def _make_parents(root: Directory, parts: Parts, context: Context) -> tuple[Dire
         if there is None:
             node = Directory(version=context.index, placement=context.index, mtime=context.now_s)
             if rules.is_lock(above, node):
-                node = structs.replace(node, owner=context.node)
+                node = replace(node, owner=context.node)
             root, events = put(root, above, node), (*events, Written(join(above), node))
     return root, events
 

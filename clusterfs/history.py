@@ -10,12 +10,12 @@ Not in it: renewals of locks, which would drown the rest, and whatever entries o
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from sys import intern
 
 import msgspec
-from msgspec import structs
+from msgspec.structs import replace
 
 from clusterfs import rules
 from clusterfs.commands import Envelope, LockBreak, SessionExpire, Touch, Unlock
@@ -72,8 +72,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
         return self.new_path or self.path
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class History:
+class History(msgspec.Struct, frozen=True, eq=False):
     """A persistent sequence of records, oldest first, in which an append costs the same whatever its length.
 
     States share one list and see their own range of it. Only what comes after the newest state is written into that list; a
@@ -83,7 +82,7 @@ class History:
     # Every change after this log index is in here.
     since: int = _NOT_BEGUN
     cost_bytes: int = 0
-    _shared: list[Record] = field(default_factory=list)
+    _shared: list[Record] = msgspec.field(default_factory=list)
     _start: int = 0
     _end: int = 0
     # Forgotten, but still in the list.
@@ -210,7 +209,7 @@ def _record(envelope: Envelope, index: int, root: Directory, event: Event) -> Re
 
 def _bare(node: Node | None) -> Node | None:
     """A directory without its entries: the record of a touch must not hold on to a whole tree of the past."""
-    return structs.replace(node, entries={}, count=0, size=0) if isinstance(node, Directory) and node.entries else node
+    return replace(node, entries={}, count=0, size=0) if isinstance(node, Directory) and node.entries else node
 
 
 def _cost(record: Record) -> int:
@@ -419,7 +418,7 @@ def _version(record: Record, name: str, node: Node | None, *, other_path: str = 
 
 def _unknown(node: Node, since: int) -> Node:
     """What was moved, before it was: the same content under a version of which only is known that it is older."""
-    return structs.replace(node, version=max(0, since))
+    return replace(node, version=max(0, since))
 
 
 def _undone(root: Directory, record: Record) -> Directory:
@@ -434,7 +433,7 @@ def _undone(root: Directory, record: Record) -> Directory:
         return remove(root, place)
     there = lookup(root, place)
     if isinstance(record.before, Directory) and isinstance(there, Directory):
-        return put(root, place, structs.replace(there, version=record.before.version, mtime=record.before.mtime))
+        return put(root, place, replace(there, version=record.before.version, mtime=record.before.mtime))
     return put(root, place, record.before)
 
 

@@ -11,9 +11,9 @@ renewal that it saw. No wall clock is involved.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 
 import msgspec
+from msgspec.structs import replace
 
 from clusterfs import rules
 from clusterfs.commands import Envelope, LockAcquire, LockBreak, LockRelease, SessionEnd, SessionExpire, SessionRenew
@@ -55,20 +55,18 @@ class Session(msgspec.Struct, frozen=True):
     renewed: int
 
 
-@dataclass(frozen=True, slots=True)
-class Locks:
+class Locks(msgspec.Struct, frozen=True):
     """Only locks that somebody holds or waits for over the API, and only sessions that have a claim."""
 
-    held: Mapping[str, Lock] = field(default_factory=dict)
-    sessions: Mapping[str, Session] = field(default_factory=dict)
+    held: Mapping[str, Lock] = msgspec.field(default_factory=dict)
+    sessions: Mapping[str, Session] = msgspec.field(default_factory=dict)
 
     @property
     def claims(self) -> int:
         return sum((lock.holder is not None) + len(lock.waiters) for lock in self.held.values())
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(msgspec.Struct, frozen=True):
     """When and by whom; `settings` bound the tree that a lock's directory goes into."""
 
     index: int
@@ -77,8 +75,7 @@ class Context:
     settings: Settings
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     locks: Locks
     root: Directory
     result: Result

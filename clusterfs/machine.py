@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+import msgspec
+
 from clusterfs import history, rules, snapshot
 from clusterfs.commands import LeaseAcquire, LeaseRenew, Malformed, decode, stamped
 from clusterfs.locks import Session
@@ -27,8 +29,7 @@ log = logging.getLogger(__name__)
 EVENT_RING = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(msgspec.Struct, frozen=True):
     """One moment of this replica. `guests_version` and `members_version` count changes seen by this process."""
 
     state: State
@@ -37,8 +38,7 @@ class View:
     members_version: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """The events of one command."""
 
     index: int

@@ -6,9 +6,9 @@ run backwards), and a refusal is a result. Duplicates of a command are answered 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 
-from msgspec import structs
+import msgspec
+from msgspec.structs import replace
 
 from clusterfs import changes, locks, membership
 from clusterfs.commands import (
@@ -47,8 +47,7 @@ REMEMBERED_RESULTS = 512
 REMEMBERED_CLIENTS = 128
 
 
-@dataclass(frozen=True, slots=True)
-class ClientMemory:
+class ClientMemory(msgspec.Struct, frozen=True):
     """The latest answers to one client by sequence number; everything up to `floor` has been forgotten."""
 
     results: Mapping[int, Result]
@@ -56,22 +55,21 @@ class ClientMemory:
     last_index: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(msgspec.Struct, frozen=True):
     root: Directory = EMPTY
-    members: Mapping[str, Member] = field(default_factory=dict)
+    members: Mapping[str, Member] = msgspec.field(default_factory=dict)
     # Who was a member once: never again under the same UUID.
-    removed: Mapping[str, Removed] = field(default_factory=dict)
-    leases: Mapping[str, Lease] = field(default_factory=dict)
-    clients: Mapping[str, ClientMemory] = field(default_factory=dict)
+    removed: Mapping[str, Removed] = msgspec.field(default_factory=dict)
+    leases: Mapping[str, Lease] = msgspec.field(default_factory=dict)
+    clients: Mapping[str, ClientMemory] = msgspec.field(default_factory=dict)
     # Unix time of the latest command, ms.
     clock_ms: int = 0
     next_number: int = 1
     # Log index at which the list of members last changed.
     members_version: int = 0
     settings: Settings = DEFAULT
-    history: History = field(default_factory=History)
-    locks: Locks = field(default_factory=Locks)
+    history: History = msgspec.field(default_factory=History)
+    locks: Locks = msgspec.field(default_factory=Locks)
 
 
 Step = tuple[State, Result, tuple[Event, ...]]
@@ -85,7 +83,7 @@ def apply(state: State, envelope: Envelope, index: int) -> Step:
         return state, remembered, ()
     before, settings = state.root, state.settings
     state, result, events = _perform(state, envelope, index)
-    timed = envelope if envelope.time_ms == state.clock_ms else structs.replace(envelope, time_ms=state.clock_ms)
+    timed = envelope if envelope.time_ms == state.clock_ms else replace(envelope, time_ms=state.clock_ms)
     kept = recorded(state.history, timed, index, before=before, events=events)
     if events or state.settings is not settings:
         kept = kept.trimmed(state.settings, state.clock_ms)
@@ -227,7 +225,8 @@ def _remember(state: State, envelope: Envelope, index: int, result: Result) -> S
     results = {**memory.results, envelope.seq: result}
     floor = memory.floor
     while len(results) > REMEMBERED_RESULTS:
-        floor = min(results)
+        # The next number is the lowest unless some were never used: of renewals, or of commands that got lost.
+        floor = floor + 1 if floor + 1 in results else min(results)
         del results[floor]
     clients = {**state.clients, envelope.client: ClientMemory(results, floor, index)}
     while len(clients) > REMEMBERED_CLIENTS:

@@ -7,7 +7,6 @@ something to it. Blocking calls, deadlines and threads are `replica`'s.
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 from pysyncobj import FAIL_REASON
@@ -51,8 +50,7 @@ SNAPSHOT_RETRY_S = 30.0
 SPACE_RETRY_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(msgspec.Struct, frozen=True):
     """On its way to the log. `origin`: the follower that forwarded it and its request number."""
 
     command: bytes

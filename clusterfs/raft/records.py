@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+import msgspec
+
 MAGIC = b"\xf5KvR"
 # An entry and what its kind adds; far above what `Options.max_entry_bytes` may be.
 MAX_BODY = 32 * 2**20
@@ -44,22 +46,19 @@ class Kind(IntEnum):
 _KINDS = frozenset(Kind)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     kind: Kind
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """An entry: where the log begins after, or where it ends."""
 
     index: int
     term: int
 
 
-@dataclass(frozen=True, slots=True)
-class Tail:
+class Tail(msgspec.Struct, frozen=True):
     """What is known at a point of the log: its beginning and end, the vote, and a hint of what is committed."""
 
     base: Place = Place(0, 0)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from clusterfs import snapshot
 from clusterfs.commands import Delete, Mkdir, Move, Op, Write

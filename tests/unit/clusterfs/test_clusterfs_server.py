@@ -3,13 +3,14 @@
 import asyncio
 import stat
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from msgspec.structs import replace
 
 from clusterfs import seed, snapshot
 from clusterfs.client import StoreClient, SyncStoreClient

@@ -2,10 +2,10 @@
 
 import gc
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 from msgspec import structs
+from msgspec.structs import replace
 
 from clusterfs import rules, usage
 from clusterfs.commands import (
