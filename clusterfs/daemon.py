@@ -26,6 +26,7 @@ from clusterfs.recovering import (
     free_name,
     in_store,
     keep_copy,
+    names_of,
     note_locally,
     plan_of,
     recover_data,
@@ -34,6 +35,7 @@ from clusterfs.recovering import (
 from clusterfs.running import Running
 from clusterfs.seed import Seed
 from clusterfs.voting import Promote, next_step
+from kvorum import epochs
 from kvorum.errors import AlreadyExists, InvalidInput, KvorumError, NoQuorum, NotFound, OutcomeUnknown, Refused
 from kvorum.node import MOUNT, STATE, Identity, Pki, load_identity, save_identity
 
@@ -220,7 +222,9 @@ class Daemon:
 
     def plan_recovery(self) -> Plan:
         running = self.running
-        return plan_of(running.identity, running.replica.status(), running.machine.state)
+        state = running.machine.state
+        names = names_of(running.seed.members, state, running.replica.unapplied())
+        return plan_of(running.identity, running.replica.status(), state, names)
 
     def recover(self, confirmation: str, author: Author, *, force: bool) -> tuple[Plan, Path]:
         """Goes on alone, with everything that this node holds; returns what was done, and where the data from before is.
@@ -232,7 +236,9 @@ class Daemon:
             running = self.running
             plan = self.plan_recovery()
             require_meant(plan, confirmation, force=force)
-            log.warning("recovering %s alone as epoch %d, asked by %s", plan.cluster_name, plan.epoch, author.name)
+            log.warning(
+                "recovering %s alone as epoch %s, asked by %s", plan.cluster_name, epochs.text(plan.epoch), author.name
+            )
             superseded_by = running.replica.status().superseded_by
             running.stop()
             self._running = None
@@ -248,7 +254,7 @@ class Daemon:
                 running = self._start(identity, seed)
         _wait_for_quorum(running)
         path, content = in_store(plan, identity, running.machine.state.members)
-        reason = f"recovered from {identity.name} alone as epoch {epoch}: the majority was lost"
+        reason = f"recovered from {identity.name} alone as epoch {epochs.text(epoch)}: the majority was lost"
         running.proposer.execute(Write(path, content, parents=True), replace(author, reason=reason))
         running.note_warning(f"{reason}; {', '.join(plan.lost) or 'nobody'} must rejoin")
         return plan, copy
@@ -269,7 +275,7 @@ class Daemon:
             seed = structs.replace(running.seed, joining=True, epoch=epoch)
             seeds.save(seed, self._places.clusterfs)
             self._start(running.identity, seed)
-        log.warning("joins epoch %d anew; what this node held is in %s", epoch, archive)
+        log.warning("joins epoch %s anew; what this node held is in %s", epochs.text(epoch), archive)
         return archive
 
     def _start(self, identity: Identity, seed: Seed) -> Running:

@@ -8,6 +8,7 @@ import rich_click as click
 
 from clusterfs import offline
 from clusterfs.offline import Loaded
+from kvorum import epochs
 from kvorum.errors import KvorumError, Refused
 from kvorum.node import STATE
 
@@ -75,7 +76,7 @@ def _report(loaded: Loaded) -> dict[str, object]:
         "members": ", ".join(sorted(member.name for member in loaded.state.members.values())),
         "voters": ", ".join(sorted(loaded.configuration.voters)),
         "learners": ", ".join(sorted(loaded.configuration.learners)),
-        "epoch": loaded.configuration.epoch,
+        "epoch": epochs.text(loaded.configuration.epoch),
         "snapshot_index": loaded.snapshot_index,
         "log": f"{loaded.base_index + 1} to {loaded.last_index} in {loaded.segments} segments",
         "torn_bytes": loaded.torn_bytes,

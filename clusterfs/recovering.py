@@ -6,16 +6,19 @@ records: one beside the data, one in the store's history, one in the cluster log
 """
 
 import json
+import secrets
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from clusterfs.commands import Malformed, MemberPut, MemberRename, UnknownVersion, decode
 from clusterfs.consensus import ReplicaStatus
 from clusterfs.membership import Member
 from clusterfs.replicas import recover_files
 from clusterfs.state import State
+from kvorum import epochs
 from kvorum.errors import InvalidInput, Refused
 from kvorum.node import Identity
 
@@ -28,6 +31,7 @@ class Plan:
     it but its nature."""
 
     cluster_name: str
+    # Without its mark until it is done.
     epoch: int
     last_index: int
     # Of the newest change that this node has; what the others acknowledged after it would be lost.
@@ -36,10 +40,24 @@ class Plan:
     obstacles: tuple[str, ...]
 
 
-def plan_of(identity: Identity, status: ReplicaStatus, state: State) -> Plan:
-    names = {uid: member.name for uid, member in state.members.items()}
-    others = [uid for uid in status.members if uid != identity.uid]
-    answering = [names.get(uid, uid) for uid in others if status.members[uid] and uid not in status.missing]
+def names_of(seeded: Iterable[Member], state: State, unapplied: Iterable[bytes]) -> dict[str, str]:
+    """Of nodes by uid, as far as anything here tells: a node that was killed early has applied little of its log, and without a
+    quorum it applies no more."""
+    names = {member.uid: member.name for member in (*seeded, *state.members.values())}
+    for entry in unapplied:
+        try:
+            op = decode(entry).op
+        except (Malformed, UnknownVersion):
+            continue
+        if isinstance(op, MemberPut | MemberRename):
+            names[op.uid] = op.name
+    return names
+
+
+def plan_of(identity: Identity, status: ReplicaStatus, state: State, names: Mapping[str, str]) -> Plan:
+    """Learners are given up like voters: the new epoch is not theirs."""
+    others = [uid for uid in {**status.members, **status.learners} if uid != identity.uid]
+    answering = [names.get(uid, uid) for uid in others if status.members.get(uid) and uid not in status.missing]
     obstacles = []
     if status.is_quorate:
         obstacles.append("the cluster has a quorum: there is nothing to recover")
@@ -49,12 +67,12 @@ def plan_of(identity: Identity, status: ReplicaStatus, state: State) -> Plan:
         )
     if status.superseded_by:
         obstacles.append(
-            f"the cluster was recovered on another node (epoch {status.superseded_by}): "
+            f"the cluster was recovered on another node (epoch {epochs.text(status.superseded_by)}): "
             "run 'kvorum cluster rejoin' here instead"
         )
     return Plan(
         cluster_name=identity.cluster_name,
-        epoch=max(status.epoch, status.superseded_by) + 1,
+        epoch=epochs.following(max(status.epoch, status.superseded_by), 0),
         last_index=status.applied_index,
         last_change_ms=state.clock_ms,
         lost=tuple(sorted(names.get(uid, uid) for uid in others)),
@@ -89,14 +107,16 @@ def free_name(directory: Path, stem: str) -> Path:
 
 def recover_data(data: Path, identity: Identity, *, above: int) -> tuple[int, int]:
     """The new epoch and the last index that is kept."""
-    return recover_files(data / "raft", identity, above=above)
+    # Never 0, which says that there is no mark yet.
+    mark = 1 + secrets.randbelow(2**32 - 1)
+    return recover_files(data / "raft", identity, mark=mark, above=above)
 
 
 def note_locally(state_directory: Path, plan: Plan, *, author: str, copy: Path) -> None:
     record = {
         "time": int(time.time()),
         "author": author,
-        "epoch": plan.epoch,
+        "epoch": epochs.text(plan.epoch),
         "last_index": plan.last_index,
         "last_change_ms": plan.last_change_ms,
         "lost": plan.lost,
@@ -110,10 +130,10 @@ def note_locally(state_directory: Path, plan: Plan, *, author: str, copy: Path) 
 def in_store(plan: Plan, identity: Identity, members: Mapping[str, Member]) -> tuple[str, bytes]:
     """Path and content of what the store keeps of it."""
     content = {
-        "epoch": plan.epoch,
+        "epoch": epochs.text(plan.epoch),
         "node": identity.name,
         "last_index": plan.last_index,
         "lost": plan.lost,
         "members": {member.name: uid for uid, member in sorted(members.items())},
     }
-    return f"priv/recoveries/{plan.epoch}.json", json.dumps(content, indent=1).encode() + b"\n"
+    return f"priv/recoveries/{epochs.text(plan.epoch)}.json", json.dumps(content, indent=1).encode() + b"\n"

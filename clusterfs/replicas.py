@@ -57,6 +57,9 @@ class RaftReplica:
     def whisper(self, payload: bytes, uid: str | None = None) -> None:
         self._replica.whisper(payload, uid)
 
+    def unapplied(self) -> list[bytes]:
+        return self._replica.unapplied()
+
     def status(self) -> ReplicaStatus:
         return self._replica.status()
 
@@ -87,10 +90,11 @@ def make_replica(
     )
 
 
-def recover_files(directory: Path, identity: Identity, *, above: int) -> tuple[int, int]:
+def recover_files(directory: Path, identity: Identity, *, mark: int, above: int) -> tuple[int, int]:
     """Make the stopped replica in `directory` the only voter, under an epoch higher than its own and than `above`.
 
     The new epoch, and the last entry from before. Raises StorageDamaged, AlreadyExists while it runs.
     """
-    found = recover(directory, uid=identity.uid, address=Address(identity.address, RAFT_PORT), above=above)
+    address = Address(identity.address, RAFT_PORT)
+    found = recover(directory, uid=identity.uid, address=address, mark=mark, above=above)
     return found.configuration.epoch, found.last_index - 1

@@ -5,6 +5,7 @@ Only from this node's own socket: who does this should stand before the machine 
 
 import logging
 
+from kvorum import epochs
 from kvorum.errors import Refused
 from kvorum.v1 import replica_pb2
 
@@ -37,7 +38,10 @@ async def recover(core: Core, *, confirm: str, force: bool, author: str) -> repl
         )
         await core.membership.refresh()
     log.warning(
-        "recovered as epoch %d by %s; the data from before is in %s", found.done.epoch, author, found.archive_path
+        "recovered as epoch %s by %s; the data from before is in %s",
+        epochs.text(found.done.epoch),
+        author,
+        found.archive_path,
     )
     return found
 

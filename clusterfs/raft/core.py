@@ -15,6 +15,8 @@ import pysyncobj.syncobj
 from pysyncobj import FAIL_REASON, SyncObj, SyncObjConf
 from pysyncobj.node import Node
 
+from kvorum import epochs
+
 from . import membership
 from .exchange import Exchange, Outgoing
 from .journal import Log
@@ -173,13 +175,24 @@ class Core(SyncObj):  # type: ignore[misc]
     def _require_epoch(self) -> None:
         """Raises Superseded once a peer has shown a higher epoch: what this replica holds is of the past."""
         found = self.exchange.superseded_by
-        if found is not None and found[1] > self.epoch:
+        if found is None or found[1] <= self.epoch:
+            return
+        theirs, ours = epochs.text(found[1]), epochs.text(self.epoch)
+        rejoin = "run 'kvorum cluster rejoin' on this node; what it holds is put aside, not lost"
+        if epochs.are_rivals(found[1], self.epoch):
             raise Superseded(
-                f"{found[0]} belongs to epoch {found[1]} of this cluster and this replica to epoch {self.epoch}: the "
-                "cluster was recovered without it",
-                remedy="run 'kvorum cluster rejoin' on this node; what it holds is put aside, not lost",
+                f"the cluster was recovered twice: {found[0]} belongs to the recovery {theirs}, this replica to "
+                f"the recovery {ours}. Nothing of the two is mixed, and this one stops",
+                remedy=f"to go on with {theirs}, {rejoin}; to go on with {ours} instead, run "
+                "'kvorum cluster recover --from-this-node --force' here and 'kvorum cluster rejoin' on the others",
                 details={"epoch": str(found[1])},
             )
+        raise Superseded(
+            f"{found[0]} belongs to epoch {theirs} of this cluster and this replica to epoch {ours}: the "
+            "cluster was recovered without it",
+            remedy=rejoin,
+            details={"epoch": str(found[1])},
+        )
 
     def allow(self, uid: str, address: Address) -> None:
         if uid != self.uid and self._allowed.get(uid) != address:

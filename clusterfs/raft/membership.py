@@ -4,8 +4,8 @@ A configuration is in force from the moment its entry is in the log, committed o
 of the log must bring back the one before. Keeping the whole history makes that a matter of dropping its end.
 
 A learner is a member like a voter: the log names it, so every replica knows it after any restart; but it neither votes nor
-counts. The epoch counts recoveries from a lost majority (docs/internals/membership.md): replicas of different epochs never
-exchange a message.
+counts. The epoch names the last recovery from a lost majority (`kvorum.epochs`): replicas of different epochs never exchange
+a message.
 """
 
 from collections.abc import Mapping

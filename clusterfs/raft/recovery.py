@@ -1,7 +1,7 @@
 """One replica goes on alone when the majority is lost for good: the one change of membership that no majority agrees to.
 
 It works on the files of a replica that does not run. Everything that its log holds counts from now on, this node is the only
-voter, everybody else is a learner, and the epoch is one higher than any that was seen. Replicas of the epoch before exchange
+voter, everybody else is a learner, and the epoch is higher than any that was seen. Replicas of the epoch before exchange
 no message with this one any more (`transport`), so a majority of them that comes back can neither overwrite it nor be fed
 by it. Whether it is right to recover is for people; who asks them is `clusterfs.recovering`.
 """
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kvorum import epochs
 from kvorum.errors import AlreadyExists
 
 from . import membership
@@ -49,13 +50,15 @@ def survey(directory: Path, *, uid: str) -> Survey:
         )
 
 
-def recover(directory: Path, *, uid: str, address: Address, above: int = 0) -> Survey:
+def recover(directory: Path, *, uid: str, address: Address, mark: int, above: int = 0) -> Survey:
     """Make this node the only voter under a new epoch, higher than `above` too; what it holds after that. Raises as `survey`.
+
+    `mark`: a random number, for the same log may be recovered on another node as well.
 
     A crash leaves the files as before or recovered: one entry makes the difference, and it needs nobody else to be committed.
     """
     with _opened(directory, uid) as (held, configurations):
-        epoch = max(configurations.whole.epoch, above) + 1
+        epoch = epochs.following(max(configurations.whole.epoch, above), mark)
         term = held.getCurrentTerm() + 1
         change = Change("recover", uid, address.host, address.port, epoch)
         held.setCurrentTerm(term, uid)
@@ -64,7 +67,9 @@ def recover(directory: Path, *, uid: str, address: Address, above: int = 0) -> S
         held.setRaftCommitIndex(index)
         configurations.append(index, change)
         held.close()
-        log.warning("%s: recovered alone in epoch %d, with everything up to entry %d", uid, epoch, index - 1)
+        log.warning(
+            "%s: recovered alone in epoch %s, with everything up to entry %d", uid, epochs.text(epoch), index - 1
+        )
         return Survey(configurations.whole, index, index, term)
 
 

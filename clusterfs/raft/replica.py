@@ -369,6 +369,24 @@ class Replica:
             remedy=f"start the missing nodes or restore their network; {total // 2 + 1} of {total} are needed",
         )
 
+    def unapplied(self, *, deadline_s: float = 2.0) -> list[bytes]:
+        """Entries that are in the log and not known to be committed, of which nobody can say more while there is no quorum.
+        None of them when the replica has stopped."""
+        consensus = self._consensus
+        assert consensus is not None, "the replica is not started"
+        outcome = Outcome()
+
+        def read() -> None:
+            log = consensus.log
+            after = log[consensus.raftLastApplied - log.base_index + 1 :]
+            found = [command[1:] for command, _, _ in after if command[:1] == REGULAR]
+            outcome.set(found, FAIL_REASON.SUCCESS)
+
+        if self._last is None:
+            consensus.call_soon(read)
+            outcome.wait(deadline_s)
+        return outcome.value if isinstance(outcome.value, list) else []
+
     # Whispers: a side channel to the other replicas for what may be lost.
 
     def listen(self, on_whisper: Callable[[str, bytes], None], on_links: Callable[[frozenset[str]], None]) -> None:

@@ -24,6 +24,8 @@ from enum import Enum, auto
 import msgspec
 from pysyncobj.node import Node
 
+from kvorum import epochs
+
 from .credentials import Credentials
 from .exchange import Exchange, Outgoing
 from .frames import HELLO, epoch_of, frame
@@ -386,11 +388,14 @@ class TlsTransport(Exchange):
             assert link.uid is not None
             self.superseded_by = (link.uid, epoch)
             self._bell.ring()
-            raise LinkFailed(f"it is of epoch {epoch} and we are of epoch {self.epoch}", is_refusal=True)
-        if epoch < self.epoch:
             raise LinkFailed(
-                f"it is of epoch {epoch} and this cluster was recovered as epoch {self.epoch}: "
-                "run 'kvorum cluster rejoin' on it",
+                f"it is of epoch {epochs.text(epoch)} and we are of epoch {epochs.text(self.epoch)}", is_refusal=True
+            )
+        if epoch < self.epoch:
+            rival = ", separately from this node's" if epochs.are_rivals(epoch, self.epoch) else ""
+            raise LinkFailed(
+                f"it is of epoch {epochs.text(epoch)}{rival}, and this cluster was recovered as epoch "
+                f"{epochs.text(self.epoch)}: run 'kvorum cluster rejoin' on it",
                 is_refusal=True,
             )
 

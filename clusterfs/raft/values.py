@@ -25,7 +25,8 @@ class ApplyFailed(KvorumError):
 
 
 class Superseded(KvorumError):
-    """The cluster goes on under a higher epoch, recovered without this replica: it must not take part with what it holds."""
+    """The cluster goes on under a higher epoch, recovered without this replica: it must not take part with what it holds.
+    Of two recoveries with the same number one mark is the higher one; so one half stops and never both."""
 
     reason = "SUPERSEDED"
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import rich_click as click
 
+from kvorum import epochs
 from kvorum.cli.output import as_json, local_time, output_option, print_fields, print_json, print_table, short
 from kvorum.cli.session import Session
 
@@ -151,7 +152,7 @@ def recover(session: Session, from_this_node: bool, confirm: str, force: bool, d
         print_fields(
             {
                 "cluster": plan.cluster_name,
-                "new epoch": plan.epoch,
+                "new epoch": epochs.text(plan.epoch),
                 "last change here": f"{plan.last_index}, at {local_time(plan.last_change_time)}",
                 "given up": ", ".join(short(name) for name in plan.lost_nodes) or "nobody",
                 "but": "; ".join(plan.obstacles),
@@ -165,7 +166,7 @@ def recover(session: Session, from_this_node: bool, confirm: str, force: bool, d
     if output == "json":
         print_json(done)
         return
-    click.echo(f"recovered as epoch {done.epoch}, with everything up to entry {done.last_index}")
+    click.echo(f"recovered as epoch {epochs.text(done.epoch)}, with everything up to entry {done.last_index}")
     click.echo(f"the data from before is in {done.archive_path}")
 
 
@@ -221,7 +222,7 @@ def status(session: Session, output: str) -> None:
             "term": state.term,
             "applied": state.applied_index,
             "missing": ", ".join(short(name) for name in state.missing_nodes),
-            "epoch": state.epoch or "",
+            "epoch": epochs.text(state.epoch) if state.epoch else "",
             "stopped": state.failure,
         }
     )

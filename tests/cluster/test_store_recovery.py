@@ -12,14 +12,14 @@ import msgspec
 import pytest
 from cluster.store_daemons import Node, eventually, nodes, read_eventually, write
 
-from kvorum import errors
+from kvorum import epochs, errors
 from kvorum.v1 import replica_pb2
 
 __all__ = ["nodes"]
 
 
 async def is_superseded(node: Node) -> bool:
-    return (await node.client.status()).superseded_by == 1
+    return epochs.number((await node.client.status()).superseded_by) == 1
 
 
 async def voters(node: Node) -> set[str]:
@@ -48,15 +48,15 @@ async def test_one_of_three_goes_on_and_an_old_majority_that_returns_cannot_over
 
     await eventually(has_no_quorum)
     plan = await one.client.plan_recovery()
-    # By UUID when what it had applied did not include their names yet.
-    assert (len(plan.lost_nodes), list(plan.obstacles), plan.epoch) == (2, [], 1)
+    assert (list(plan.lost_nodes), list(plan.obstacles), epochs.text(plan.epoch)) == (["n2", "n3"], [], "1")
     done = await one.client.recover("test")
-    assert done.done.epoch == 1
+    epoch = epochs.text(done.done.epoch)
+    assert epoch.startswith("1-")
     assert (Path(done.archive_path) / "raft").is_dir()
     record = json.loads((one.directory / "state/recoveries.jsonl").read_text())
-    assert (record["epoch"], record["lost"]) == (1, list(plan.lost_nodes))
+    assert (record["epoch"], record["lost"]) == (epoch, ["n2", "n3"])
     await write(one.mount / "storage.cfg", b"alone\n")
-    assert json.loads(await asyncio.to_thread((one.mount / "priv/recoveries/1.json").read_bytes))["node"] == "n1"
+    assert json.loads(await asyncio.to_thread((one.mount / f"priv/recoveries/{epoch}.json").read_bytes))["node"] == "n1"
     # Both come back, a majority of the three that once were.
     two.start()
     three.start()
@@ -84,7 +84,41 @@ async def test_one_of_three_goes_on_and_an_old_majority_that_returns_cannot_over
     one.kill()
     await eventually(lambda: _writes(two, b"without n1\n"))
     await read_eventually(three, "storage.cfg", b"without n1\n")
-    assert {(await node.client.status()).epoch for node in (two, three)} == {1}
+    assert {(await node.client.status()).epoch for node in (two, three)} == {done.done.epoch}
+
+
+async def test_two_recovered_halves_never_mix_and_one_stops_with_a_remedy(nodes: list[Node]) -> None:
+    one, two, three = nodes
+    await write(one.mount / "storage.cfg", b"together\n")
+    for node in (two, three):
+        await read_eventually(node, "storage.cfg", b"together\n")
+    for node in nodes:
+        node.kill()
+    # One after the other, so that neither knows of the other; then they meet.
+    epochs_of: dict[str, int] = {}
+    for node in (one, two):
+        node.start()
+        await eventually(lambda n=node: _is_alone(n))
+        epochs_of[node.identity.name] = (await node.client.recover("test")).done.epoch
+        await write(node.mount / "storage.cfg", node.identity.name.encode())
+        node.kill()
+    assert {epochs.number(epoch) for epoch in epochs_of.values()} == {1}
+    one.start()
+    two.start()
+    loser, winner = sorted((one, two), key=lambda node: epochs_of[node.identity.name])
+    await eventually(lambda: is_superseded(loser))
+    failure = (await loser.client.status()).failure
+    assert "recovered twice" in failure
+    assert "kvorum cluster rejoin" in failure
+    await eventually(lambda: _writes(winner, b"goes on\n"))
+    assert await loser.client.read("storage.cfg") == loser.identity.name.encode()
+    await loser.client.rejoin()
+    await read_eventually(loser, "storage.cfg", b"goes on\n")
+
+
+async def _is_alone(node: Node) -> bool:
+    status = await node.client.status()
+    return status.active and not status.quorate and not (await node.client.plan_recovery()).obstacles
 
 
 async def _writes(node: Node, content: bytes) -> bool:

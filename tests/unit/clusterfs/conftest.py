@@ -82,6 +82,9 @@ class FakeReplica:
     def whisper(self, payload: bytes, uid: str | None = None) -> None:
         """Nobody hears it."""
 
+    def unapplied(self) -> list[bytes]:
+        return []
+
     def status(self) -> FakeStatus:
         members = {self.uid: True, **dict.fromkeys(self.peers, self.is_quorate)}
         missing = [] if self.is_quorate else list(self.peers)

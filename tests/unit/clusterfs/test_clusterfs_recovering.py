@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from clusterfs.commands import Envelope, MemberPut, MemberRename, Write, encode
 from clusterfs.membership import Member
 from clusterfs.raft import Role, Status
-from clusterfs.recovering import Plan, plan_of, require_meant
+from clusterfs.recovering import Plan, names_of, plan_of, require_meant
 from clusterfs.state import State
+from kvorum import epochs
 from kvorum.errors import InvalidInput, Refused
 from kvorum.node import Identity
 
@@ -25,12 +27,35 @@ LOST = Status(
     is_quorate=False,
     missing=("u2", "u3"),
     caught_up=False,
-    epoch=2,
+    epoch=epochs.following(epochs.following(0, 7), 9),
 )
+NAMES = {uid: member.name for uid, member in STATE.members.items()}
 
 
 def test_a_lost_majority_is_no_obstacle_and_the_epoch_counts_on() -> None:
-    assert plan_of(ME, LOST, STATE) == Plan("home", 3, 88, 7, ("n2", "n3"), ())
+    assert plan_of(ME, LOST, STATE, NAMES) == Plan("home", 3 << 32, 88, 7, ("n2", "n3"), ())
+
+
+def test_learners_are_given_up_as_well_and_are_no_obstacle() -> None:
+    plan = plan_of(ME, replace(LOST, learners={"u4": True}), STATE, {**NAMES, "u4": "n4"})
+    assert (plan.lost, plan.obstacles) == (("n2", "n3", "n4"), ())
+
+
+def test_names_that_are_not_applied_yet_are_in_the_log_or_in_the_seed() -> None:
+    unapplied = [
+        encode(Envelope(MemberPut("u3", "n3", "10.0.0.3"))),
+        encode(Envelope(Write("datacenter.cfg", b"x"))),
+        b"\x02no command",
+        b"\xffof a newer program",
+        encode(Envelope(MemberRename("u2", "n2b"))),
+    ]
+    seeded = [Member("u2", "n2", "10.0.0.2", 2), Member("u4", "n4", "10.0.0.4", 4)]
+    assert names_of(seeded, State(members={"u1": STATE.members["u1"]}), unapplied) == {
+        "u1": "n1",
+        "u2": "n2b",
+        "u3": "n3",
+        "u4": "n4",
+    }
 
 
 @pytest.mark.parametrize(
@@ -42,7 +67,7 @@ def test_a_lost_majority_is_no_obstacle_and_the_epoch_counts_on() -> None:
     ],
 )
 def test_whoever_lives_is_an_obstacle_that_only_force_overrules(status: Status, word: str) -> None:
-    plan = plan_of(ME, status, STATE)
+    plan = plan_of(ME, status, STATE, NAMES)
     assert word in " ".join(plan.obstacles)
     with pytest.raises(Refused, match=word):
         require_meant(plan, "home", force=False)
