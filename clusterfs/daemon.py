@@ -222,8 +222,10 @@ class Daemon:
 
     def plan_recovery(self) -> Plan:
         running = self.running
+        # In this order: what is applied between the two is in both, not in neither.
+        unapplied = running.replica.unapplied()
         state = running.machine.state
-        names = names_of(running.seed.members, state, running.replica.unapplied())
+        names = names_of(running.seed.members, state, unapplied)
         return plan_of(running.identity, running.replica.status(), state, names)
 
     def recover(self, confirmation: str, author: Author, *, force: bool) -> tuple[Plan, Path]:

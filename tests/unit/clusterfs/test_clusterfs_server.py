@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from clusterfs import seed, snapshot
 from clusterfs.client import StoreClient, SyncStoreClient
+from clusterfs.commands import MemberPut
 from clusterfs.daemon import Daemon, Places
 from clusterfs.machine import StoreMachine
 from clusterfs.server import Server
@@ -407,3 +408,16 @@ async def test_a_daemon_that_does_not_run_is_unreachable_and_the_client_finds_it
     assert not (await client.status()).active
     await client.close()
     await asyncio.to_thread(server.stop, grace_s=0.2)
+
+
+async def test_a_plan_knows_names_that_are_applied_while_it_is_made(node: Node) -> None:
+    await node.activate()
+    group = node.group
+    group.replica.peers = (N2,)
+
+    def applied_meanwhile() -> list[bytes]:
+        node.daemon.running.proposer.execute(MemberPut(N2, "n2", "127.0.0.2"))
+        return []
+
+    group.replica.unapplied = applied_meanwhile
+    assert node.daemon.plan_recovery().lost == ("n2",)
