@@ -108,14 +108,15 @@ class Consensus(Reads):
             self._on_full_disk(error)
 
     def _tick(self, time_to_wait: float) -> None:
-        now = self._now()
         self._require_epoch()
         if self.full is not None:
-            self._look_for_space(now)
+            self._look_for_space(self._now())
         if self.full is None:
             self._flush()
         while self._calls:
             self._calls.popleft()()
+        # Not earlier: a slow disk may have taken its time.
+        now = self._now()
         self._prepare_election(now)
         self._notice_quorum(now)
         self._end_farewells(now)

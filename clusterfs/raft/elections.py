@@ -32,8 +32,11 @@ class Elections(Core):
         self._round = 0
         self._pre_votes: set[str] = set()
         self._votes: set[str] = set()
-        # May pysyncobj begin the election that is due, and is it one that the leader asked for?
+        # A majority is willing, since when; and may pysyncobj begin the election that is due, in this tick?
         self._may_stand = False
+        self._willing_at = float("-inf")
+        self._is_standing = False
+        # The term of an election that the leader asked for.
         self._transfer_term: int | None = None
         # The leader that has closed its link to us, and has not been heard of since.
         self._forsaken_by: Node | None = None
@@ -44,17 +47,24 @@ class Elections(Core):
     def _prepare_election(self, now: float) -> None:
         """Called before each tick of pysyncobj, which stands as soon as the deadline has passed: put that off until a
         majority is willing."""
+        self._is_standing = False
         if self._isLeader():
             return
         if self.is_learner:
             self._SyncObj__raftElectionDeadline = now + self.options.election_timeout_max_s
             return
-        if self._SyncObj__raftElectionDeadline >= now or not self._SyncObj__otherNodes:
+        if self._SyncObj__raftElectionDeadline >= now:
+            return
+        if not self._SyncObj__otherNodes:
+            self._is_standing = True
             return
         self._votes = set()
         if self._may_stand:
             self._may_stand = False
-            return
+            # Who was frozen since then asks again: there may be a leader by now.
+            if now - self._willing_at < YIELD_S:
+                self._is_standing = True
+                return
         self._round += 1
         self._pre_votes = set()
         question = PreVote(self.raftCurrentTerm + 1, self._round, self.log.last_index, self.log[-1][2])
@@ -65,6 +75,11 @@ class Elections(Core):
         if self._is_forsaken:
             # The others may not have noticed yet.
             self._SyncObj__raftElectionDeadline = now + TURN_S * (1.0 + self._chance())
+
+    def _SyncObj__connectedToAnyone(self) -> bool:  # noqa: N802
+        """pysyncobj's last condition for standing. It looks at the clock itself, later than `_prepare_election`: a process that
+        was frozen in between would stand without having asked anybody, and depose a healthy leader by its term."""
+        return self._is_standing and (bool(self._SyncObj__connectedNodes) or not self._SyncObj__otherNodes)
 
     def _link_closed(self, node: Node) -> None:
         if node != self._getLeader() or self.is_learner:
@@ -131,6 +146,7 @@ class Elections(Core):
 
     def _stand(self) -> None:
         self._may_stand = True
+        self._willing_at = self._now()
         self._SyncObj__raftElectionDeadline = 0.0
 
     def _on_request_vote(self, node: Node, message: RequestVote) -> None:

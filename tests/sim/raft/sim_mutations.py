@@ -78,6 +78,23 @@ def leads_without_a_majority(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Elections, "_is_majority", lambda _self, _voters: True)
 
 
+def stands_without_asking(patch: pytest.MonkeyPatch) -> None:
+    """pysyncobj looks at the clock itself, and later: a slow disk may have let the deadline pass in between."""
+    flush, right = Replication._flush, Elections._prepare_election
+    begun: dict[str, float] = {}
+
+    def slow(self: Replication) -> None:
+        begun[self.uid] = self._now()
+        flush(self)
+
+    def wrong(self: Elections, now: float) -> None:
+        right(self, begun.get(self.uid, now))
+
+    patch.setattr(Replication, "_flush", slow)
+    patch.setattr(Elections, "_prepare_election", wrong)
+    patch.setattr(Elections, "_SyncObj__connectedToAnyone", lambda self: bool(self._SyncObj__connectedNodes))
+
+
 def drops_the_tail_at_compaction(patch: pytest.MonkeyPatch) -> None:
     """T6."""
     right = Log.compact
@@ -154,6 +171,7 @@ MUTATIONS: dict[Mutation, int] = {
     votes_before_it_is_on_disk: 20,
     votes_for_anybody: 60,
     leads_without_a_majority: 20,
+    stands_without_asking: 60,
     drops_the_tail_at_compaction: 20,
     commits_entries_of_older_terms: 300,
     commits_what_the_leader_has_not_confirmed: 120,

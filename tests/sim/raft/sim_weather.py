@@ -172,7 +172,7 @@ class Weather:
 
     def slow_disk(self) -> None:
         node = self.some()
-        node.sync_s = self.luck.choice((0.02, 0.1, 0.6))
+        node.sync_s = self.luck.choice((0.02, 0.1, 0.6, 2.0))
         self.sim.say(f"{node.uid}'s disk takes up to {node.sync_s} s")
 
     def full_disk(self) -> None:

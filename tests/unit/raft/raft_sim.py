@@ -19,12 +19,12 @@ from sim_disk import SimDisk, SimFiles
 
 from clusterfs.raft import membership
 from clusterfs.raft.consensus import Command, Consensus
-from clusterfs.raft.core import LEADER, MEMBERSHIP, REGULAR, Surroundings
+from clusterfs.raft.core import CANDIDATE, LEADER, MEMBERSHIP, REGULAR, Surroundings
 from clusterfs.raft.exchange import Exchange, Outgoing
 from clusterfs.raft.files import Files
 from clusterfs.raft.journal import FileLog
 from clusterfs.raft.membership import Change
-from clusterfs.raft.messages import AnyMessage, Forward, Forwarded, decode, encode
+from clusterfs.raft.messages import AnyMessage, Forward, Forwarded, PreVoteReply, TimeoutNow, decode, encode
 from clusterfs.raft.reads import Read
 from clusterfs.raft.snapshot import SnapshotStore
 from clusterfs.raft.values import Address, Options
@@ -155,10 +155,26 @@ class SimConsensus(Consensus):
 
     def __init__(self, around: Surroundings, hints: membership.Members, sim: "Sim") -> None:
         self._sim = sim
+        # Who would vote for it, by the round in which it asked; and has a leader asked it to stand?
+        self._willing: dict[int, set[str]] = {}
+        self._is_called = False
         super().__init__(around, hints)
+
+    def _on_pre_vote_reply(self, node: Node, message: PreVoteReply) -> None:
+        if message.granted:
+            self._willing.setdefault(message.round, set()).add(node.id)
+        super()._on_pre_vote_reply(node, message)
+
+    def _on_timeout_now(self, node: Node, message: TimeoutNow) -> None:
+        self._is_called = True
+        super()._on_timeout_now(node, message)
 
     def _state_changed(self, old: int, new: int) -> None:
         super()._state_changed(old, new)
+        if new == CANDIDATE:
+            is_wanted = self._is_majority(set()) or any(self._is_majority(voters) for voters in self._willing.values())
+            require(self._is_called or is_wanted, f"{self.uid} stands for election and nobody is willing")
+            self._willing, self._is_called = {}, False
         if new == LEADER:
             self._sim.say(f"{self.uid} leads in term {self.raftCurrentTerm}")
             self._sim.checks.leads(self.uid, self.raftCurrentTerm, self.log)

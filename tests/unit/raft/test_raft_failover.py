@@ -1,14 +1,16 @@
 """A leader whose process ends is replaced at once, and one that is only silent is not."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pysyncobj.syncobj
 import pytest
 from pysyncobj.node import Node
 from raft_cluster import Cluster
 from raft_sim import Sim
 from test_raft_rules import Alone
 
-from clusterfs.raft.core import CANDIDATE
+from clusterfs.raft.core import CANDIDATE, FOLLOWER
 from clusterfs.raft.elections import FORSAKEN_S, TURN_S
 from clusterfs.raft.messages import PreVote, PreVoteReply, RequestVote
 
@@ -112,6 +114,63 @@ def test_a_won_pre_vote_is_not_put_off_by_somebody_elses(alone: Alone) -> None:
     alone.tick()
     assert alone.raft._SyncObj__raftState == CANDIDATE
     assert any(isinstance(m, dict | RequestVote) for _, m in alone.exchange.sent)
+
+
+def test_who_was_frozen_in_the_middle_of_a_tick_asks_before_it_stands(
+    alone: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At any of its looks at the clock. It stood for election unasked, and its term deposed a leader that was well."""
+    for looks in range(12):
+        follow(alone, "n2")
+        term, clock, left = alone.raft.raftCurrentTerm, alone.raft._now, looks
+
+        def frozen_after_some_looks(clock: Callable[[], float] = clock) -> float:
+            nonlocal left
+            left -= 1
+            if left == -1:
+                alone.sim.now += 2.0
+            return clock()
+
+        monkeypatch.setattr(alone.raft, "_now", frozen_after_some_looks)
+        monkeypatch.setattr(pysyncobj.syncobj, "monotonicTime", frozen_after_some_looks)
+        alone.tick()
+        alone.tick()
+        assert alone.raft._SyncObj__raftState == FOLLOWER
+        assert alone.raft.raftCurrentTerm == term
+        monkeypatch.setattr(alone.raft, "_now", clock)
+
+
+def test_who_was_frozen_after_the_others_were_willing_asks_again(alone: Alone) -> None:
+    follow(alone, "n2")
+    close(alone, "n2")
+    alone.tick(FORSAKEN_S * 2.01)
+    (question,) = [m for target, m in alone.exchange.sent if target == "n3" and isinstance(m, PreVote)]
+    alone.raft._SyncObj__onMessageReceived(Node("n3"), PreVoteReply(alone.raft.raftCurrentTerm, question.round, True))
+    alone.exchange.sent.clear()
+    alone.tick(2.0)
+    assert alone.raft._SyncObj__raftState == FOLLOWER
+    assert has_asked(alone)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_follower_whose_disk_stalls_for_seconds_deposes_nobody(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sim = Sim(tmp_path, monkeypatch, seed=seed)
+    sim.found(3)
+    sim.run_until(lambda: sim.leader() is not None)
+    sim.run(1.0)
+    leader = sim.leader()
+    terms = {node.uid: node.consensus.raftCurrentTerm for node in sim.alive() if node.consensus is not None}
+    slow = next(node for node in sim.alive() if node.uid != leader)
+    slow.sync_s = 3.0
+    for number in range(1500):
+        if sim.nodes[leader or ""].frozen_until <= sim.now:
+            sim.propose(leader or "", f"e{number}")
+        sim.step()
+    assert sim.leader() == leader
+    assert {node.uid: node.consensus.raftCurrentTerm for node in sim.alive() if node.consensus is not None} == terms
+    assert len(sim.acknowledged) > 1000
 
 
 @pytest.mark.parametrize("seed", range(20))
