@@ -20,7 +20,7 @@ import msgspec
 from kvorum.ids import NodeName, NodeUid, Sid
 
 from .leases import Lease, is_fresh, may_fence
-from .placement import Choice, choose_node
+from .placement import Choice, NodeFacts, Query, Situation, choose_node
 from .resources import Request, Resource
 from .status import ManagerStatus, NodeState, Result, Service, State
 from .view import Node, View, config_path
@@ -212,8 +212,11 @@ class _Resource:
         return bool(name) and self.node(name) is None and absent_s <= self.view.profile.takeover_after_s
 
     def choose(self, avoid: Sequence[str]) -> Choice:
-        ready = [name for name in self.view.nodes if self.is_ready(name)]
-        return choose_node(ready, self.loads, avoid=avoid, members=len(self.view.nodes))
+        facts = {
+            name: NodeFacts("" if self.is_ready(name) else "is not ready", other_guests=self.loads.get(name, 0))
+            for name in self.view.nodes
+        }
+        return choose_node(Query(self.sid, failed=tuple(avoid)), Situation(facts))
 
     # Making entries
 

@@ -7,7 +7,6 @@ from ha.keeper import core
 from ha.lease_state import LIVE
 from ha.leases import FAST, Lease
 from ha.manager import FenceLease, MoveConfig, decide, has_released
-from ha.placement import choose_node
 from ha.resources import Request, Resource, parse_resources
 from ha.status import LrmStatus, ManagerStatus, Result, Service, State, parse_lrm_status, parse_manager_status, render
 from ha.view import Config, Node, View
@@ -156,21 +155,3 @@ def test_any_text_is_resources_or_a_config_error(text: str) -> None:
     except ConfigError:
         return
     assert all(sid == resource.sid for sid, resource in found.items())
-
-
-@given(
-    st.lists(st.sampled_from(NAMES), unique=True),
-    st.dictionaries(st.sampled_from(NAMES), st.integers(0, 9)),
-    st.lists(st.sampled_from(NAMES)),
-)
-def test_a_choice_is_ready_not_avoided_and_the_emptiest(
-    ready: list[str], guests: dict[str, int], avoid: list[str]
-) -> None:
-    counts = {NodeName(name): count for name, count in guests.items()}
-    choice = choose_node([NodeName(name) for name in ready], counts, avoid=avoid)
-    candidates = [name for name in ready if name not in avoid]
-    assert bool(choice.node) == bool(candidates)
-    if candidates:
-        assert choice.node in candidates
-        assert guests.get(choice.node, 0) == min(guests.get(name, 0) for name in candidates)
-    assert choice.why
