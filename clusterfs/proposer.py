@@ -16,7 +16,7 @@ from clusterfs.consensus import Consensus, ReplicaStatus
 from clusterfs.machine import StoreMachine
 from clusterfs.outcomes import Done, Refusal, Result
 from clusterfs.refusals import to_error
-from kvorum.errors import DiskFull, NoQuorum, OutcomeUnknown
+from kvorum.errors import Busy, DiskFull, NoQuorum, OutcomeUnknown
 
 DEADLINE_S = 10.0
 # One try; several fit into a deadline, so that a command survives the loss of the leader that had it.
@@ -107,6 +107,11 @@ class Proposer:
             except OutcomeUnknown:
                 is_sent = True
                 continue
+            except Busy:
+                # Certainly not this time, but perhaps before.
+                if is_sent:
+                    continue
+                raise
             assert isinstance(answer, Done | Refusal), answer
             return answer
 

@@ -31,11 +31,13 @@ def to_errno(refusal: Refusal) -> int:
 
 
 def error_errno(error: errors.KvorumError) -> int:
-    """EACCES without quorum, as pmxcfs answers; ENOSPC without space for the log; ETIMEDOUT when nobody knows whether the
-    change was made."""
+    """EACCES without quorum, as pmxcfs answers; ENOSPC without space for the log; EAGAIN when too much is under way;
+    ETIMEDOUT when nobody knows whether the change was made."""
     match error:
         case errors.DiskFull():
             return errno.ENOSPC
+        case errors.Busy():
+            return errno.EAGAIN
         case errors.NoQuorum() | errors.PermissionDenied():
             return errno.EACCES
         case errors.OutcomeUnknown() | errors.Timeout():

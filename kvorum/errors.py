@@ -150,6 +150,12 @@ class QuotaExceeded(KvorumError):
     reason = "QUOTA_EXCEEDED"
 
 
+class Busy(KvorumError):
+    """Too much is under way; nothing was done. Try again in a moment."""
+
+    reason = "BUSY"
+
+
 class PermissionDenied(KvorumError):
     reason = "PERMISSION_DENIED"
 

@@ -29,6 +29,7 @@ _CODES: dict[str, int] = {
     errors.Locked.reason: code_pb2.ABORTED,
     errors.HistoryGone.reason: code_pb2.OUT_OF_RANGE,
     errors.QuotaExceeded.reason: code_pb2.RESOURCE_EXHAUSTED,
+    errors.Busy.reason: code_pb2.RESOURCE_EXHAUSTED,
     errors.PermissionDenied.reason: code_pb2.PERMISSION_DENIED,
     errors.CommandFailed.reason: code_pb2.INTERNAL,
     errors.Unsupported.reason: code_pb2.UNIMPLEMENTED,

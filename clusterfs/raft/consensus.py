@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 # A peer that has more than this waiting to leave is not whispered to: consensus goes first.
 WHISPER_BACKLOG_BYTES = 512 * 2**10
+# What a command that waits costs beside its bytes.
+COMMAND_COST_BYTES = 256
 # After a snapshot that could not be written, in seconds.
 SNAPSHOT_RETRY_S = 30.0
 # Between two attempts to write what could not be written, in seconds.
@@ -56,12 +58,13 @@ class Command(msgspec.Struct, frozen=True):
     command: bytes
     callback: Callback | None = None
     origin: tuple[Node, int] | None = None
-    on_taken: Callable[[], None] | None = None
 
 
 class Consensus(Reads):
     def __init__(self, around: Surroundings, hints: Members) -> None:
         self._commands: deque[Command] = deque()
+        # By uid of the follower: what its commands among them cost.
+        self._forwarded_bytes: dict[str, int] = {}
         self._calls: deque[Callable[[], None]] = deque()
         self._stamp = around.stamp
         self._writing: Point | None = None
@@ -88,9 +91,7 @@ class Consensus(Reads):
         """At the end: nobody keeps waiting."""
         self._fail_waiting()
         while self._commands:
-            command = self._commands.popleft()
-            if command.on_taken is not None:
-                command.on_taken()
+            command = self._next_command()
             if command.callback is not None:
                 command.callback(None, FAIL_REASON.UNKNOWN_OUTCOME)
 
@@ -259,11 +260,18 @@ class Consensus(Reads):
         self._serve_reads(self._now())
         self._compact_if_due(self._now())
 
+    def _next_command(self) -> Command:
+        command = self._commands.popleft()
+        if command.origin is not None:
+            uid = command.origin[0].id
+            self._forwarded_bytes[uid] -= len(command.command) + COMMAND_COST_BYTES
+            if not self._forwarded_bytes[uid]:
+                del self._forwarded_bytes[uid]
+        return command
+
     def _refuse_commands(self) -> None:
         while self._commands:
-            command = self._commands.popleft()
-            if command.on_taken is not None:
-                command.on_taken()
+            command = self._next_command()
             if command.callback is not None:
                 command.callback(None, FAIL_REASON.MISSING_LEADER)
 
@@ -271,9 +279,7 @@ class Consensus(Reads):
         answers: dict[Node, Forwarded] = {}
         taken_bytes = taken = 0
         while self._commands and taken < self.options.batch_entries and taken_bytes < self.options.batch_bytes:
-            command = self._commands.popleft()
-            if command.on_taken is not None:
-                command.on_taken()
+            command = self._next_command()
             stamped = self._stamped(command.command)
             if stamped is not None:
                 index = self._append(stamped, self.raftCurrentTerm)
@@ -311,9 +317,7 @@ class Consensus(Reads):
         size = 0
         refused: dict[Node, Forwarded] = {}
         while self._commands and size < self.options.batch_bytes:
-            command = self._commands.popleft()
-            if command.on_taken is not None:
-                command.on_taken()
+            command = self._next_command()
             if command.origin is not None:
                 node, request = command.origin
                 refused.setdefault(node, Forwarded([], [])).refused.append(request)
@@ -334,15 +338,29 @@ class Consensus(Reads):
                     callback(None, FAIL_REASON.NOT_LEADER)
 
     def _on_forward(self, node: Node, message: Forward) -> None:
+        """Bounded for each follower: one that floods the leader must neither fill its memory nor crowd out the others."""
+        held = self._forwarded_bytes.get(node.id, 0)
+        answer = Forwarded([], [])
         for request, command in message.commands:
+            cost = len(command) + COMMAND_COST_BYTES
             # A peer may bring commands; membership has its own, checked way.
-            if command[:1] == REGULAR and len(command) <= self.options.max_entry_bytes + 1:
-                self._commands.append(Command(command, origin=(node, request)))
+            if command[:1] != REGULAR or len(command) > self.options.max_entry_bytes + 1:
+                answer.refused.append(request)
+            elif held + cost > self.options.forwarded_bytes:
+                answer.busy.append(request)
             else:
-                self.exchange.send(node, Forwarded([], [request]))
+                held += cost
+                self._commands.append(Command(command, origin=(node, request)))
+        if held:
+            self._forwarded_bytes[node.id] = held
+        if answer.refused or answer.busy:
+            self.exchange.send(node, answer)
 
     def _on_forwarded(self, _node: Node, message: Forwarded) -> None:
         waiting = self._SyncObj__commandsWaitingReply
+        for request in message.busy:
+            if (callback := waiting.pop(request, None)) is not None:
+                callback(None, FAIL_REASON.QUEUE_FULL)
         for request in message.refused:
             if (callback := waiting.pop(request, None)) is not None:
                 callback(None, FAIL_REASON.NOT_LEADER)

@@ -114,10 +114,12 @@ class Forward(Message, tag="forward", frozen=True):
 
 
 class Forwarded(Message, tag="forwarded", frozen=True):
-    """(request, index, term) of each command that is in the log now; and the requests that certainly are not."""
+    """(request, index, term) of each command that is in the log now; and the requests that certainly are not: those in `busy`
+    because too many of the same follower wait already."""
 
     accepted: list[tuple[Whole, Whole, Whole]]
     refused: list[Whole]
+    busy: list[Whole] = []
 
 
 class ReadIndex(Message, tag="read_index", frozen=True):

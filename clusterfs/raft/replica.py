@@ -15,7 +15,17 @@ from pathlib import Path
 
 from pysyncobj import FAIL_REASON
 
-from kvorum.errors import AlreadyExists, DiskFull, InvalidInput, NoQuorum, NotFound, OutcomeUnknown, Refused, Timeout
+from kvorum.errors import (
+    AlreadyExists,
+    Busy,
+    DiskFull,
+    InvalidInput,
+    NoQuorum,
+    NotFound,
+    OutcomeUnknown,
+    Refused,
+    Timeout,
+)
 
 from . import membership, segments
 from .consensus import Command, Consensus
@@ -293,8 +303,8 @@ class Replica:
         """Have an entry committed; returns what `apply` returned here.
 
         Raises NoQuorum at once when there is none (and nothing was sent), DiskFull likewise, OutcomeUnknown when the entry may
-        or may not come to be, ApplyFailed, InvalidInput for one that is too long. An entry may be proposed more than once
-        inside, so it must carry what makes copies recognisable.
+        or may not come to be, Busy when the leader has too many of this node's, ApplyFailed, InvalidInput for one that is too
+        long. An entry may be proposed more than once inside, so it must carry what makes copies recognisable.
         """
         if len(entry) > self._options.max_entry_bytes:
             raise InvalidInput(
@@ -347,6 +357,10 @@ class Replica:
             if outcome.reason not in _NOT_DONE:
                 may_be_done = True
             if monotonic() + _RETRY_S > end:
+                if outcome.reason == FAIL_REASON.QUEUE_FULL and not may_be_done:
+                    raise Busy(
+                        "too many changes of this node wait for the leader already", remedy="try again in a moment"
+                    )
                 raise _unknown(f"no leader was found within {deadline_s:g} s")
             self._stopping.wait(_RETRY_S)
 

@@ -80,6 +80,8 @@ class Options:
     max_frame_bytes: int = 16 * 2**20
     batch_bytes: int = 2**20
     batch_entries: int = 1024
+    # Of one follower's commands that wait for their place in the log, each counted with `consensus.COMMAND_COST_BYTES` more.
+    forwarded_bytes: int = 32 * 2**20
     # Entries sent to a follower and not acknowledged yet.
     window_entries: int = 8192
     queue_bytes: int = 64 * 2**20
@@ -99,6 +101,7 @@ class Options:
         assert 0 < self.heartbeat_s * 3 < self.election_timeout_min_s < self.election_timeout_max_s
         assert self.leader_quorum_s <= self.follower_quorum_s
         assert self.max_frame_bytes >= self.max_entry_bytes + self.batch_bytes + 2**16
+        assert self.forwarded_bytes >= self.max_entry_bytes + self.batch_bytes
         assert self.compact_entries > 0
         assert self.keep_entries >= 0
 

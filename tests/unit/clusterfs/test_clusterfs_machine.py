@@ -24,7 +24,7 @@ from clusterfs.proposer import Proposer
 from clusterfs.refusals import error_errno
 from clusterfs.settings import Settings
 from clusterfs.state import State
-from kvorum.errors import DiskFull, NoQuorum, OutcomeUnknown
+from kvorum.errors import Busy, DiskFull, NoQuorum, OutcomeUnknown
 
 N1 = "11111111-1111-4111-8111-111111111111"
 
@@ -205,3 +205,26 @@ def test_a_node_without_space_for_its_log_says_so_and_not_that_others_are_missin
     assert caught.value.remedy == "free some there"
     assert error_errno(caught.value) == errno.ENOSPC
     assert error_errno(NoQuorum()) == errno.EACCES
+
+
+def test_a_busy_leader_is_an_answer_but_not_after_a_try_that_nobody_answered(
+    machine: StoreMachine, replica: Any
+) -> None:
+    class IsBusy:
+        def __init__(self, *before: Exception) -> None:
+            self.answers = [*before, Busy("too many")]
+
+        def propose(self, _entry: bytes, *, deadline_s: float) -> object:
+            clock.now += deadline_s
+            raise self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+        barrier, status = replica.barrier, replica.status
+
+    clock = Clock()
+    proposer = Proposer(replica=IsBusy(), machine=machine, node_uid=N1, names={}, clock=clock)
+    with pytest.raises(Busy) as caught:
+        proposer.execute(Write("a", b"x"))
+    assert error_errno(caught.value) == errno.EAGAIN
+    lost = Proposer(replica=IsBusy(OutcomeUnknown("lost")), machine=machine, node_uid=N1, names={}, clock=clock)
+    with pytest.raises(OutcomeUnknown):
+        lost.execute(Write("a", b"x"))

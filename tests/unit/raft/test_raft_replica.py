@@ -5,10 +5,12 @@ import time
 import uuid
 
 import pytest
+from pysyncobj import FAIL_REASON
 from raft_cluster import Cluster, until
 
 from clusterfs.raft import ApplyFailed, Role, StorageDamaged
-from kvorum.errors import AlreadyExists, InvalidInput, NoQuorum, OutcomeUnknown, Refused, Timeout
+from clusterfs.raft.consensus import Command
+from kvorum.errors import AlreadyExists, Busy, InvalidInput, NoQuorum, OutcomeUnknown, Refused, Timeout
 
 
 def test_three_replicas_elect_a_leader_and_commit_entries_from_any_of_them(cluster: Cluster) -> None:
@@ -335,3 +337,22 @@ def test_a_node_that_moves_to_another_address_is_found_again(cluster: Cluster) -
     cluster.replicas[leader].add_member(moving, cluster.addresses[moving], deadline_s=10)
     assert cluster.replicas[leader].status().addresses[moving] == cluster.addresses[moving]
     assert set(cluster.replicas[leader].status().members) == set(uids)
+
+
+def test_whoever_is_refused_until_the_deadline_hears_that_the_leader_is_busy(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (uid,) = cluster.found(1)
+    cluster.leader()
+    replica = cluster.replicas[uid]
+    tries: list[Command] = []
+
+    def refuse(command: Command) -> None:
+        tries.append(command)
+        assert command.callback is not None
+        command.callback(None, FAIL_REASON.QUEUE_FULL)
+
+    monkeypatch.setattr(replica._consensus, "submit", refuse)
+    with pytest.raises(Busy, match="too many"):
+        replica.propose(b"x", deadline_s=0.3)
+    assert len(tries) > 1

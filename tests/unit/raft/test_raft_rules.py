@@ -4,11 +4,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from pysyncobj import FAIL_REASON
 from pysyncobj.node import Node
 from raft_sim import Sim
 from sim_disk import SimDisk, SimFiles
 
-from clusterfs.raft.consensus import Command, Consensus
+from clusterfs.raft.consensus import COMMAND_COST_BYTES, Command, Consensus
 from clusterfs.raft.core import CANDIDATE, LEADER, NO_OP, REGULAR
 from clusterfs.raft.membership import Configuration
 from clusterfs.raft.messages import (
@@ -381,3 +382,36 @@ def test_a_piece_of_a_snapshot_that_does_not_fit_is_asked_for_again(alone: Alone
     doubled = piece(0, b"a" * 30)
     assert (doubled.offset, doubled.again) == (30, True)
     assert piece(30, b"b" * 30).offset == 60
+
+
+def test_a_flood_of_forwarded_commands_is_refused_beyond_a_bound_and_harms_nobody_else(alone: Alone) -> None:
+    raft, limit = alone.raft, alone.raft.options.forwarded_bytes
+    flood = Forward([(number, REGULAR + b"x" * 2**16) for number in range(100)])
+    busy: list[int] = []
+    for _ in range(20):
+        alone.exchange.sent.clear()
+        raft._SyncObj__onMessageReceived(Node("n2"), flood)
+        busy += [request for _, m in alone.exchange.sent if isinstance(m, Forwarded) for request in m.busy]
+    assert len(raft._commands) * 2**16 <= limit
+    assert len(raft._commands) + len(busy) == 2000
+    # Many small ones cost too.
+    raft._SyncObj__onMessageReceived(Node("n2"), Forward([(number, REGULAR) for number in range(2**17)]))
+    assert len(raft._commands) * COMMAND_COST_BYTES <= limit
+    # The others are heard as before.
+    alone.exchange.sent.clear()
+    raft._SyncObj__onMessageReceived(Node("n3"), Forward([(7, REGULAR + b"y")]))
+    assert not any(isinstance(m, Forwarded) and m.busy for _, m in alone.exchange.sent)
+    assert raft._commands[-1].origin == (Node("n3"), 7)
+    # Once they are dealt with (refused, for this one does not lead) there is room again.
+    while raft._commands:
+        alone.tick()
+    assert raft._forwarded_bytes == {}
+    answers = alone.say("n2", Forward([(8, REGULAR + b"z")]))
+    assert [m.busy for m in answers if isinstance(m, Forwarded)] == [[]]
+
+
+def test_whoever_is_refused_for_being_too_many_hears_that(alone: Alone) -> None:
+    reasons: list[int] = []
+    alone.raft._SyncObj__commandsWaitingReply[5] = lambda _value, reason: reasons.append(reason)
+    alone.say("n2", Forwarded([], [], [5, 6]))
+    assert reasons == [FAIL_REASON.QUEUE_FULL]
