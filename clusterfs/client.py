@@ -28,6 +28,8 @@ ACTIVATE_S = 30.0
 RENEW_S = 3.0
 # How long a call waits for a daemon that is just (re)starting.
 PATIENCE_S = 3.0
+# Of a lease, for who has none of its own.
+TERMS = replica_pb2.LeaseTerms(pause_after_ms=3500, takeover_after_ms=9509)
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", 16 << 20),
@@ -299,14 +301,18 @@ class StoreClient:
         request = replica_pb2.RemoveMemberRequest(uid=uid)
         await self._call(self._replica.RemoveMember, request, deadline_s, author=author, source=source)
 
-    async def acquire_lease(self, uid: str, *, deadline_s: float = WRITE_S) -> int:
+    async def acquire_lease(
+        self, uid: str, terms: replica_pb2.LeaseTerms = TERMS, *, deadline_s: float = WRITE_S
+    ) -> int:
         """The new incarnation."""
-        request = replica_pb2.AcquireLeaseRequest(uid=uid)
+        request = replica_pb2.AcquireLeaseRequest(uid=uid, terms=terms)
         return (await self._call(self._replica.AcquireLease, request, deadline_s)).incarnation
 
-    async def renew_lease(self, uid: str, incarnation: int, *, deadline_s: float = RENEW_S) -> int:
+    async def renew_lease(
+        self, uid: str, incarnation: int, terms: replica_pb2.LeaseTerms = TERMS, *, deadline_s: float = RENEW_S
+    ) -> int:
         """The count of renewals. Raises Fenced."""
-        request = replica_pb2.RenewLeaseRequest(uid=uid, incarnation=incarnation)
+        request = replica_pb2.RenewLeaseRequest(uid=uid, incarnation=incarnation, terms=terms)
         return (await self._call(self._replica.RenewLease, request, deadline_s)).renewal
 
     async def fence_lease(self, uid: str, incarnation: int, renewal: int, *, deadline_s: float = WRITE_S) -> None:
@@ -391,14 +397,16 @@ class SyncStoreClient:
         request = store_pb2.WriteEntryRequest(path=path, content=content, parents=parents)
         return _sync(self._store.WriteEntry, request, deadline_s).entry.version
 
-    def acquire_lease(self, uid: str, *, deadline_s: float = WRITE_S) -> int:
+    def acquire_lease(self, uid: str, terms: replica_pb2.LeaseTerms = TERMS, *, deadline_s: float = WRITE_S) -> int:
         """The new incarnation."""
-        request = replica_pb2.AcquireLeaseRequest(uid=uid)
+        request = replica_pb2.AcquireLeaseRequest(uid=uid, terms=terms)
         return _sync(self._replica.AcquireLease, request, deadline_s).incarnation
 
-    def renew_lease(self, uid: str, incarnation: int, *, deadline_s: float = RENEW_S) -> int:
+    def renew_lease(
+        self, uid: str, incarnation: int, terms: replica_pb2.LeaseTerms = TERMS, *, deadline_s: float = RENEW_S
+    ) -> int:
         """The count of renewals. Raises Fenced."""
-        request = replica_pb2.RenewLeaseRequest(uid=uid, incarnation=incarnation)
+        request = replica_pb2.RenewLeaseRequest(uid=uid, incarnation=incarnation, terms=terms)
         return _sync(self._replica.RenewLease, request, deadline_s).renewal
 
     def list_leases(self, *, deadline_s: float = READ_S) -> replica_pb2.ListLeasesResponse:

@@ -17,6 +17,10 @@ import msgspec
 VERSION = 2
 _OLDEST = 1
 
+# What a lease's call without terms meant when there was but one profile, and for ever means.
+BARE_PAUSE_MS = 3500
+BARE_TAKEOVER_MS = 9509
+
 
 class UnknownVersion(AssertionError):
     """The log was written by a newer program. A broken invariant: the node must stop, not skip."""
@@ -102,12 +106,21 @@ class MemberRemove(_Op, frozen=True, tag="member_remove"):
 
 
 class LeaseAcquire(_Op, frozen=True, tag="lease_acquire"):
+    """`pause_ms` and `takeover_ms`: the terms by which the holder will live (`ha.leases`); others go by these."""
+
     uid: str
+    pause_ms: int = BARE_PAUSE_MS
+    takeover_ms: int = BARE_TAKEOVER_MS
 
 
 class LeaseRenew(_Op, frozen=True, tag="lease_renew"):
+    """`sent_ms` puts the holder's own calls in order; it is of the holder's clock, and nobody compares it to another."""
+
     uid: str
     incarnation: int
+    sent_ms: int = 0
+    pause_ms: int = BARE_PAUSE_MS
+    takeover_ms: int = BARE_TAKEOVER_MS
 
 
 class LeaseRest(_Op, frozen=True, tag="lease_rest"):

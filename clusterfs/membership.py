@@ -11,7 +11,16 @@ from collections.abc import Mapping
 
 import msgspec
 
-from clusterfs.commands import LeaseAcquire, LeaseFence, LeaseRenew, LeaseRest, MemberPut, MemberRename
+from clusterfs.commands import (
+    BARE_PAUSE_MS,
+    BARE_TAKEOVER_MS,
+    LeaseAcquire,
+    LeaseFence,
+    LeaseRenew,
+    LeaseRest,
+    MemberPut,
+    MemberRename,
+)
 from clusterfs.outcomes import Code, Done, Refusal, Result
 from kvorum.errors import InvalidInput
 from kvorum.ids import parse_node_name, parse_node_uid
@@ -44,12 +53,18 @@ class Lease(msgspec.Struct, frozen=True):
     fenced: bool = False
     # Given back by its holder: never renewed again, and nothing runs under it.
     resting: bool = False
+    # The terms of the holder's newest call, and when that was sent on the holder's clock.
+    pause_ms: int = BARE_PAUSE_MS
+    takeover_ms: int = BARE_TAKEOVER_MS
+    sent_ms: int = 0
 
 
 Leases = Mapping[str, Lease]
 Members = Mapping[str, Member]
 # Of so many is remembered that they were removed; whoever is no member is turned away in any case.
 MAX_REMOVED = 1000
+# No holder is waited for longer than this, whatever it says.
+MAX_TAKEOVER_MS = 600_000
 
 
 def put(members: Members, removed: Mapping[str, Removed], op: MemberPut, next_number: int) -> Member | Refusal:
@@ -110,12 +125,27 @@ def lease(
         case LeaseAcquire():
             if op.uid not in members:
                 return leases, Refusal(Code.not_found, f"no member has the uid {op.uid}")
-            after = Lease(incarnation=(held.incarnation if held else 0) + 1)
+            if refusal := _unfit(op):
+                return leases, refusal
+            # Never shorter than before: this may be a call that was given up, and another one, answered, allowed more.
+            before = held if held is not None else Lease(0, pause_ms=0, takeover_ms=0)
+            after = Lease(
+                incarnation=before.incarnation + 1,
+                pause_ms=max(op.pause_ms, before.pause_ms),
+                takeover_ms=max(op.takeover_ms, before.takeover_ms),
+            )
             number = after.incarnation
         case LeaseRenew():
             if held is None or held.fenced or held.resting or held.incarnation != op.incarnation:
                 return leases, Refusal(Code.fenced, f"incarnation {op.incarnation} of this lease is over")
+            if refusal := _unfit(op):
+                return leases, refusal
             after = msgspec.structs.replace(held, renewal=held.renewal + 1)
+            # A call that comes late says nothing about the terms of those that were sent after it.
+            if op.sent_ms >= held.sent_ms:
+                after = msgspec.structs.replace(
+                    after, sent_ms=op.sent_ms, pause_ms=op.pause_ms, takeover_ms=op.takeover_ms
+                )
             number = after.renewal
         case LeaseRest():
             if held is None or held.fenced or held.incarnation != op.incarnation:
@@ -130,3 +160,11 @@ def lease(
             after = msgspec.structs.replace(held, fenced=True)
             number = after.renewal
     return {**leases, op.uid: after}, Done(index=index, number=number)
+
+
+def _unfit(op: LeaseAcquire | LeaseRenew) -> Refusal | None:
+    if 0 < op.pause_ms < op.takeover_ms <= MAX_TAKEOVER_MS:
+        return None
+    return Refusal(
+        Code.invalid, f"no terms of a lease: pause after {op.pause_ms} ms, takeover after {op.takeover_ms} ms"
+    )

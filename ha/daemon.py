@@ -19,7 +19,7 @@ from . import lrm, manager
 from .hands import Hands
 from .lease_state import boottime
 from .status import MANAGER_STATUS, LrmStatus, ManagerStatus, lrm_status_path, render
-from .world import Absences, Complaints, KeeperFiles, Reading, local_view, manager_view, read_store
+from .world import Absences, Complaints, KeeperFiles, Reading, local_view, manager_view, read_profile, read_store
 
 if TYPE_CHECKING:
     from clusterfs.client import StoreClient
@@ -167,8 +167,10 @@ class Rounds:
     async def _keep_local(self, reading: Reading, group: asyncio.TaskGroup) -> None:
         view = await local_view(reading, self._identity, self._files, self._complaints)
         self._memory, steps = lrm.step(self._memory, view, boottime())
-        if (steps.register, steps.is_lease_wanted) != (view.registered, view.is_lease_wanted):
-            self._files.register(steps.register, is_lease_wanted=steps.is_lease_wanted)
+        known = self._files.profile()
+        profile = read_profile(reading, self._complaints) or known
+        if (steps.register, steps.is_lease_wanted, profile) != (view.registered, view.is_lease_wanted, known):
+            self._files.register(steps.register, is_lease_wanted=steps.is_lease_wanted, profile=profile)
             self._wake.set()
         for action in steps.actions:
             log.info("%s: %s", action.sid, type(action).__name__.lower())

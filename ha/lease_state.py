@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from kvorum.errors import Fenced
+from ha.leases import DEFAULT, Profile
+from kvorum.errors import Fenced, InvalidInput
 from kvorum.node import KEEPER_DIR
 
 STATE_FILE = KEEPER_DIR / "state.json"
@@ -38,6 +39,8 @@ class LeaseState(msgspec.Struct, frozen=True, kw_only=True):
     boot_id: str = ""
     # UUID of the node whose lease it is; a host that joined again has another.
     uid: str = ""
+    # What the keeper lives by at this moment.
+    profile: Profile = DEFAULT
     # Why it is in this phase, in a sentence; for people.
     cause: str = ""
 
@@ -54,7 +57,7 @@ def read(path: Path = STATE_FILE, *, boot: str | None = None) -> LeaseState:
     """The state as written; without a readable file of this boot there is no lease. Never raises."""
     try:
         state = msgspec.json.decode(path.read_bytes(), type=LeaseState)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, InvalidInput):
         return LeaseState(cause="the keeper has not said anything yet")
     if state.boot_id != (boot_id() if boot is None else boot):
         return LeaseState(cause="the keeper's state is from another boot")

@@ -19,7 +19,7 @@ import msgspec
 
 from kvorum.ids import NodeName, NodeUid, Sid
 
-from .leases import Lease, is_fresh, may_fence
+from .leases import LONGEST_TAKEOVER_S, Lease, is_fresh, may_fence
 from .placement import Choice, NodeFacts, Query, Situation, choose_node
 from .resources import Request, Resource
 from .status import ManagerStatus, NodeState, Result, Service, State
@@ -185,14 +185,14 @@ class _Resource:
     def is_ready(self, name: str) -> bool:
         """A live lease, and a local resource manager that works under it and guards this resource."""
         node = self.node(name)
-        if node is None or node.lease is None or not is_fresh(node.lease, self.view.profile):
+        if node is None or node.lease is None or not is_fresh(node.lease):
             return False
         return node.lrm.incarnation == node.lease.incarnation and self.sid in node.lrm.tracked
 
     def is_overdue(self, name: str) -> bool:
         """Its lease, of whichever incarnation, is over or may be fenced now."""
         lease = self.lease(name)
-        return lease is not None and (lease.is_fenced or may_fence(lease, self.view.profile))
+        return lease is not None and (lease.is_fenced or may_fence(lease))
 
     def is_lost(self, service: Service) -> bool:
         """Whether the order's node needs fencing: it went silent in the life in which it got the order, or since."""
@@ -208,8 +208,8 @@ class _Resource:
 
     def is_leaving(self, name: str) -> bool:
         """It is no member any more, but its keeper may not have had its time yet: the removal is its last renewal's end."""
-        absent_s = self.view.absent_s.get(NodeName(name), 0.0)
-        return bool(name) and self.node(name) is None and absent_s <= self.view.profile.takeover_after_s
+        left_s = self.view.leaving_s.get(NodeName(name), LONGEST_TAKEOVER_S)
+        return bool(name) and self.node(name) is None and left_s >= 0
 
     def choose(self, avoid: Sequence[str]) -> Choice:
         facts = {
@@ -404,10 +404,7 @@ class _Resource:
         if self.is_lost(service):
             return self.turn(service, State.fence, self.silence(service))
         if self.is_leaving(service.node):
-            wait_s = self.view.profile.takeover_after_s
-            return self.explain(
-                service, f"{service.node} is no member any more; its guests are given {wait_s:.1f} s to end"
-            )
+            return self.explain(service, f"{service.node} is no member any more; its guests are given time to end")
         if self.node(service.node) is None:
             return self.turn(service, State.recovery, f"{service.node} is no member any more")
         return None
@@ -431,7 +428,9 @@ class _Resource:
         return self.order(service, State.request_stop, "stop requested")
 
     def silence(self, service: Service) -> str:
-        return f"{service.node} has not renewed its lease for {self.view.profile.takeover_after_s:.1f} s"
+        lease = self.lease(service.node)
+        silent_s = lease.terms.takeover_after_s if lease is not None else LONGEST_TAKEOVER_S
+        return f"{service.node} has not renewed its lease for {silent_s:.1f} s"
 
     def explain(self, service: Service, cause: str) -> Service:
         return msgspec.structs.replace(service, cause=cause)
@@ -466,7 +465,7 @@ def _node_states(view: View, services: Mapping[str, Service]) -> dict[str, NodeS
         lease = view.nodes[name].lease
         if name in fencing:
             states[name] = NodeState.fence
-        elif lease is not None and is_fresh(lease, view.profile):
+        elif lease is not None and is_fresh(lease):
             states[name] = NodeState.online
         else:
             states[name] = NodeState.unknown
@@ -480,8 +479,8 @@ def _fences(view: View, services: Mapping[str, Service]) -> tuple[FenceLease, ..
         node = view.nodes.get(NodeName(service.node))
         if service.state is not State.fence or node is None or node.lease is None:
             continue
-        if may_fence(node.lease, view.profile):
-            cause = f"{node.name} has not renewed its lease for more than {view.profile.takeover_after_s:.1f} s"
+        if may_fence(node.lease):
+            cause = f"{node.name} has not renewed its lease for more than {node.lease.terms.takeover_after_s:.1f} s"
             found[node.name] = FenceLease(node.name, node.uid, node.lease.incarnation, node.lease.renewal, cause)
     return tuple(found.values())
 

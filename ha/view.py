@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from kvorum.errors import InvalidInput
 from kvorum.ids import NodeName, NodeUid, Sid, parse_sid
 
-from .leases import FAST, Lease, Profile
+from .leases import Lease
 from .resources import Resource
 from .status import LrmStatus, ManagerStatus
 
@@ -50,9 +50,8 @@ class View:
     status: ManagerStatus
     # Of `ha/manager_status`; 0 when it is not there.
     status_version: int
-    # For how long this manager has seen that a node of its status is no member, on its boot-time clock.
-    absent_s: Mapping[NodeName, float] = field(default_factory=dict)
-    profile: Profile = FAST
+    # Of nodes of the status that are no members any more: when what they guarded has surely ended, from now.
+    leaving_s: Mapping[NodeName, float] = field(default_factory=dict)
 
 
 def config_path(sid: str, node: str) -> str:

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kvorum.errors import ConfigError, NotFound
+from kvorum.errors import ConfigError, InvalidInput, NotFound
 from kvorum.ids import NodeName, NodeUid, Sid
 from kvorum.node import Identity, write_atomically
 
 from . import lease_state, lrm
 from .keeper.processes import Guarded, scan
-from .leases import Lease
+from .leases import DEFAULT, LONGEST_TAKEOVER_S, Lease, Profile, Terms
 from .resources import RESOURCES_CFG, Resource, parse_resources
+from .settings import SETTINGS_CFG, parse_settings
 from .status import MANAGER_STATUS, LrmStatus, lrm_status_path, parse_lrm_status, parse_manager_status
 from .view import Config, Node, View, parse_config_path
 
@@ -82,15 +83,27 @@ async def _listing(store: "StoreClient", path: str) -> tuple[tuple["store_pb2.En
 
 @dataclass(slots=True)
 class Absences:
-    """Since when nodes that hold orders are no members: from this process' own first look, which is never too early."""
+    """Nodes that hold orders and are no members: since when, from this process' own first look, which is never too early, and
+    how long they may live still. Their lease is gone with them; of one that was never seen here nothing is assumed."""
 
     since: dict[str, float] = field(default_factory=dict)
+    takeover_s: dict[str, float] = field(default_factory=dict)
 
-    def look(self, holders: Iterable[str], members: Iterable[str], now: float) -> Mapping[NodeName, float]:
-        """Seconds by node. `now` on the boot-time clock."""
+    def look(
+        self, holders: Iterable[str], members: Mapping[NodeName, Node], longest_s: float, now: float
+    ) -> Mapping[NodeName, float]:
+        """Seconds until their guests have surely ended, by node. `longest_s`: T of the profile that is chosen now; who is
+        just gone may have taken it up with a last renewal. `now` on the boot-time clock."""
         absent = {name for name in holders if name} - set(members)
         self.since = {name: self.since.get(name, now) for name in absent}
-        return {NodeName(name): now - began for name, began in self.since.items()}
+        for member in members.values():
+            if member.lease is not None:
+                self.takeover_s[member.name] = max(member.lease.terms.takeover_after_s, longest_s)
+        left: dict[NodeName, float] = {}
+        for name, began in self.since.items():
+            self.takeover_s[name] = max(self.takeover_s.get(name, LONGEST_TAKEOVER_S), longest_s)
+            left[NodeName(name)] = self.takeover_s[name] - (now - began)
+        return left
 
 
 def manager_view(
@@ -98,7 +111,14 @@ def manager_view(
 ) -> View:
     """`now` on the boot-time clock. Raises ConfigError when the manager's own status cannot be read."""
     leases = {
-        lease.uid: Lease(lease.incarnation, lease.renewal, lease.fenced, lease.age_seconds, lease.resting)
+        lease.uid: Lease(
+            lease.incarnation,
+            lease.renewal,
+            lease.fenced,
+            lease.age_seconds,
+            Terms(lease.terms.pause_after_ms / 1000, lease.terms.takeover_after_ms / 1000),
+            lease.resting,
+        )
         for lease in reading.leases.leases
     }
     nodes = {
@@ -113,6 +133,7 @@ def manager_view(
     }
     status = parse_manager_status(reading.content(MANAGER_STATUS))
     holders = [service.node for service in status.service_status.values()]
+    profile = read_profile(reading, complaints) or DEFAULT
     return View(
         is_leader=reading.leases.leader,
         is_quorate=reading.leases.quorate,
@@ -122,8 +143,17 @@ def manager_view(
         configs=_configs(reading),
         status=status,
         status_version=reading.version(MANAGER_STATUS),
-        absent_s=absences.look(holders, nodes, now),
+        leaving_s=absences.look(holders, nodes, profile.takeover_after_s, now),
     )
+
+
+def read_profile(reading: Reading, complaints: Complaints) -> Profile | None:
+    """As the settings have it; None when they cannot be read or are not safe, and all goes on as it is."""
+    try:
+        return parse_settings(reading.content(SETTINGS_CFG).decode(errors="replace")).profile
+    except ConfigError as error:
+        complaints.say(error, SETTINGS_CFG, reading.version(SETTINGS_CFG))
+        return None
 
 
 async def local_view(
@@ -185,6 +215,8 @@ class GuestList(msgspec.Struct, frozen=True):
     revision: int = 0
     guests: tuple[dict[str, str], ...] = ()
     lease_wanted: bool = False
+    # None: as the keeper has it.
+    profile: Profile | None = None
 
 
 class KeeperFiles:
@@ -205,13 +237,17 @@ class KeeperFiles:
     def is_lease_wanted(self) -> bool:
         return self._load().lease_wanted
 
-    def register(self, sids: Iterable[str], *, is_lease_wanted: bool) -> None:
+    def profile(self) -> Profile | None:
+        return self._load().profile
+
+    def register(self, sids: Iterable[str], *, is_lease_wanted: bool, profile: Profile | None) -> None:
         revision = self._load().revision + 1
-        wanted = GuestList(revision, tuple({"sid": sid, "uuid": ""} for sid in sids), is_lease_wanted)
+        guests = tuple({"sid": sid, "uuid": ""} for sid in sids)
+        wanted = GuestList(revision, guests, is_lease_wanted, profile)
         write_atomically(self._guests, msgspec.json.encode(wanted), mode=0o600)
 
     def _load(self) -> GuestList:
         try:
             return msgspec.json.decode(self._guests.read_bytes(), type=GuestList)
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, InvalidInput):
             return GuestList()

@@ -9,13 +9,12 @@ from agent.context import AgentContext
 from agent.inventory import Inventory
 from agent.operations import ha_resources
 from agent.operations.ha_resources import HaResources
-from ha.leases import FAST
 from ha.status import MANAGER_STATUS, ManagerStatus, Service, parse_manager_status
 from kvorum.config import Section
 from kvorum.errors import InvalidInput, NotFound
 from kvorum.ids import node_resource, parse_sid
 from kvorum.v1 import ha_pb2 as pb
-from kvorum.v1 import ha_pb2_grpc
+from kvorum.v1 import ha_pb2_grpc, replica_pb2
 
 from .authored_store import AuthoredStore
 from .guest_room import room_of
@@ -74,7 +73,7 @@ class HaService(ha_pb2_grpc.HaServiceServicer):
         members = (await self._store.status()).members
         names = {member.uid: member.name for member in members if not member.witness}
         held = [lease for lease in leases.leases if lease.uid in names]
-        ages = {names[lease.uid]: lease.age_seconds for lease in held if not lease.resting}
+        leases_by_name = {names[lease.uid]: lease for lease in held if not lease.resting}
         special = {
             names[lease.uid]: "fence" if lease.fenced else "idle" for lease in held if lease.fenced or lease.resting
         }
@@ -82,8 +81,9 @@ class HaService(ha_pb2_grpc.HaServiceServicer):
             pb.HaNode(
                 name=node_resource(name),
                 state=special[name] if name in special else str(status.node_status.get(name, "unknown")),
-                lease_age_seconds=ages.get(name, -1.0),
-                fence_in_seconds=fence_in_s(ages.get(name)),
+                lease_age_seconds=leases_by_name[name].age_seconds if name in leases_by_name else -1.0,
+                fence_in_seconds=fence_in_s(leases_by_name.get(name)),
+                takeover_after_seconds=takeover_s(leases_by_name.get(name)),
             )
             for name in sorted(names.values())
         ]
@@ -130,11 +130,16 @@ def to_message(section: Section, service: Service | None, place: str) -> pb.HaRe
     return resource
 
 
-def fence_in_s(age_s: float | None) -> float:
+def fence_in_s(lease: replica_pb2.Lease | None) -> float:
     """When guests of that node may start elsewhere, from now; negative while its lease is fresh or was never taken."""
-    if age_s is None or age_s < FAST.pause_after_s:
+    if lease is None or lease.age_seconds < lease.terms.pause_after_ms / 1000:
         return -1.0
-    return max(0.0, FAST.takeover_after_s - age_s)
+    return max(0.0, takeover_s(lease) - lease.age_seconds)
+
+
+def takeover_s(lease: replica_pb2.Lease | None) -> float:
+    """T, as the node itself put it into its lease."""
+    return lease.terms.takeover_after_ms / 1000 if lease is not None else -1.0
 
 
 def _state_of(value: int) -> str | None:

@@ -132,7 +132,9 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
         self, request: replica_pb2.AcquireLeaseRequest, context: grpc.ServicerContext
     ) -> replica_pb2.AcquireLeaseResponse:
         done = self._daemon.running.proposer.execute(
-            LeaseAcquire(request.uid), author(context), deadline_s=deadline(context)
+            LeaseAcquire(request.uid, request.terms.pause_after_ms, request.terms.takeover_after_ms),
+            author(context),
+            deadline_s=deadline(context),
         )
         return replica_pb2.AcquireLeaseResponse(incarnation=done.number)
 
@@ -141,7 +143,15 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
         self, request: replica_pb2.RenewLeaseRequest, context: grpc.ServicerContext
     ) -> replica_pb2.RenewLeaseResponse:
         done = self._daemon.running.proposer.execute(
-            LeaseRenew(request.uid, request.incarnation), author(context), deadline_s=deadline(context)
+            LeaseRenew(
+                request.uid,
+                request.incarnation,
+                request.sent_ms,
+                request.terms.pause_after_ms,
+                request.terms.takeover_after_ms,
+            ),
+            author(context),
+            deadline_s=deadline(context),
         )
         return replica_pb2.RenewLeaseResponse(renewal=done.number)
 
@@ -179,6 +189,9 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
                 fenced=held.lease.fenced,
                 resting=held.lease.resting,
                 age_seconds=held.age_s,
+                terms=replica_pb2.LeaseTerms(
+                    pause_after_ms=held.lease.pause_ms, takeover_after_ms=held.lease.takeover_ms
+                ),
             )
             for held in running.machine.leases()
         ]

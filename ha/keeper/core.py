@@ -13,12 +13,15 @@ guest that must be gone cannot be proven gone, the watchdog is not fed, and at A
 Without any guest to guard no lease is taken, and one that is held is given back (`Rest`): renewals are log entries, and
 an idle cluster should not write to its disks. Nothing is guarded then, so nothing needs to be proven gone. A list may ask
 for a lease before it names guests: those that run already come on it under the lease, and are not ended for having run before.
+
+Each call carries the terms of a profile, by which the others go. The profile changes with an answered renewal only: a longer one
+is lived by once a call with it was answered, a shorter one from the moment such a call is *sent*, answered or not.
 """
 
 from dataclasses import dataclass, replace
 
 from ha.lease_state import KILLED, LIVE, NONE, PAUSED, LeaseState
-from ha.leases import Profile
+from ha.leases import DEFAULT, Profile, strictest
 
 # What the keeper does when an acquisition fails: soon again, but not at once.
 RETRY_S = 0.5
@@ -43,6 +46,10 @@ class State:
     resting: int = 0
     # The node is no member any more: guests end, and no lease is taken again.
     has_left: bool = False
+    # What it lives by, what its calls say, and what it was told to change to.
+    profile: Profile = DEFAULT
+    spoken: Profile = DEFAULT
+    wanted: Profile = DEFAULT
     cause: str = "the keeper has just started"
 
 
@@ -97,6 +104,8 @@ class GuestsLoaded:
     revision: int
     sids: tuple[str, ...]
     is_lease_wanted: bool = False
+    # None: as it is.
+    profile: Profile | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +122,12 @@ Event = Tick | Renewed | Acquired | Rested | Refused | Failed | GuestsLoaded | L
 @dataclass(frozen=True, slots=True)
 class Renew:
     incarnation: int
+    profile: Profile
 
 
 @dataclass(frozen=True, slots=True)
 class Acquire:
-    pass
+    profile: Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +163,12 @@ class ResetHost:
 Action = Renew | Acquire | Rest | Pause | Resume | Kill | PetWatchdog | ResetHost
 
 
-def initial(previous: LeaseState, now: float, profile: Profile, *, uid: str) -> State:
-    """The state after a start. A lease of the life before goes on if it is still trusted; otherwise its guests end."""
+def initial(previous: LeaseState, now: float, *, uid: str) -> State:
+    """The state after a start. A lease of the life before goes on if it is still trusted; otherwise its guests end.
+
+    What the life before lived by was no longer than anything it said.
+    """
+    profile = previous.profile
     # The list comes from guests.json, not from here: what is not loaded cannot be guarded.
     if previous.uid == uid and previous.phase == LIVE and now < previous.valid_until_boottime:
         return State(
@@ -162,60 +176,69 @@ def initial(previous: LeaseState, now: float, profile: Profile, *, uid: str) -> 
             incarnation=previous.incarnation,
             anchor=previous.valid_until_boottime - profile.pause_after_s,
             next_call_at=now,
+            profile=profile,
+            spoken=profile,
+            wanted=profile,
             cause="goes on with the lease of the keeper before",
         )
-    return State(phase=KILLED, next_call_at=now, ending_since=now, cause="no lease has been taken yet")
+    start = State(profile=profile, spoken=profile, wanted=profile)
+    return replace(start, phase=KILLED, next_call_at=now, ending_since=now, cause="no lease has been taken yet")
 
 
 def needs_lease(state: State) -> bool:
     return bool(state.sids) or state.is_wanted
 
 
-def valid_until(state: State, profile: Profile) -> float:
-    return state.anchor + profile.pause_after_s if state.phase == LIVE else 0.0
+def valid_until(state: State) -> float:
+    return state.anchor + state.profile.pause_after_s if state.phase == LIVE else 0.0
 
 
-def published(state: State, profile: Profile, *, boot_id: str, uid: str) -> LeaseState:
+def published(state: State, *, boot_id: str, uid: str) -> LeaseState:
     """What goes into state.json."""
     return LeaseState(
         phase=state.phase,
         incarnation=state.incarnation,
-        valid_until_boottime=valid_until(state, profile),
+        valid_until_boottime=valid_until(state),
         guests_revision=state.guests_revision,
         sids=state.sids,
         boot_id=boot_id,
         uid=uid,
+        profile=state.profile,
         cause=state.cause,
     )
 
 
-def step(state: State, event: Event, now: float, profile: Profile) -> tuple[State, tuple[Action, ...]]:
+def step(state: State, event: Event, now: float) -> tuple[State, tuple[Action, ...]]:
     """The next state and what to do, in this order. Any event also lets time pass."""
-    state, resumed = _take(state, event, now, profile)
-    state, ended = _let_time_pass(state, now, profile)
+    state, resumed = _take(state, event, now)
+    state, ended = _let_time_pass(state, now)
     if isinstance(event, Tick):
-        state, proven = _prove(state, event, now, profile)
+        state, proven = _prove(state, event, now)
     else:
         proven = ()
-    state, called = _call(state, now, profile)
+    state, called = _call(state, now)
     return state, (*resumed, *ended, *proven, *called)
 
 
-def _take(state: State, event: Event, now: float, profile: Profile) -> tuple[State, tuple[Action, ...]]:
+def _take(state: State, event: Event, now: float) -> tuple[State, tuple[Action, ...]]:
     match event:
         case Renewed():
             state = replace(state, calling_since=None)
             if event.incarnation != state.incarnation or state.phase not in (LIVE, PAUSED):
                 return state, ()
-            state = replace(state, anchor=max(state.anchor, event.sent_at))
-            if state.phase == PAUSED and now - state.anchor < profile.pause_after_s:
+            # Calls go one after the other: this is the answer to the last one that was sent.
+            state = replace(state, anchor=max(state.anchor, event.sent_at), profile=state.spoken)
+            if state.wanted != state.spoken:
+                state = replace(state, spoken=state.wanted, next_call_at=now)
+            if state.phase == PAUSED and now - state.anchor < state.profile.pause_after_s:
                 return replace(state, phase=LIVE, cause="the lease is renewed again"), (Resume(),)
             return state, ()
         case Acquired():
             state = replace(state, calling_since=None)
             # An answer that came too late to be of use; the next one will be of a later incarnation.
-            if state.phase != NONE or state.has_left or now - event.sent_at >= profile.pause_after_s:
+            if state.phase != NONE or state.has_left or now - event.sent_at >= state.spoken.pause_after_s:
                 return state, ()
+            state = replace(state, profile=state.spoken)
             if not needs_lease(state):
                 return _rest(replace(state, incarnation=event.incarnation)), ()
             cause = f"holds the lease {event.incarnation}"
@@ -232,7 +255,10 @@ def _take(state: State, event: Event, now: float, profile: Profile) -> tuple[Sta
         case Failed():
             return replace(state, calling_since=None, next_call_at=max(state.next_call_at, now + RETRY_S)), ()
         case GuestsLoaded():
-            state = replace(state, guests_revision=event.revision, sids=event.sids, is_wanted=event.is_lease_wanted)
+            wanted = event.profile or state.wanted
+            state = replace(
+                state, guests_revision=event.revision, sids=event.sids, is_wanted=event.is_lease_wanted, wanted=wanted
+            )
             return (_rest(state) if state.phase == LIVE and not needs_lease(state) else state), ()
         case Left():
             cause = "this node has left its cluster"
@@ -241,8 +267,8 @@ def _take(state: State, event: Event, now: float, profile: Profile) -> tuple[Sta
             return state, ()
 
 
-def _let_time_pass(state: State, now: float, profile: Profile) -> tuple[State, tuple[Action, ...]]:
-    age = now - state.anchor
+def _let_time_pass(state: State, now: float) -> tuple[State, tuple[Action, ...]]:
+    age, profile = now - state.anchor, state.profile
     if state.phase == LIVE and age > profile.pause_after_s:
         cause = f"no renewal was answered for {profile.pause_after_s:.1f} s"
         state = replace(state, phase=PAUSED, cause=cause)
@@ -256,7 +282,7 @@ def _let_time_pass(state: State, now: float, profile: Profile) -> tuple[State, t
     return state, (Kill(),) if state.phase == KILLED else ()
 
 
-def _prove(state: State, tick: Tick, now: float, profile: Profile) -> tuple[State, tuple[Action, ...]]:
+def _prove(state: State, tick: Tick, now: float) -> tuple[State, tuple[Action, ...]]:
     """Whether nothing of an ended lease is left; the watchdog is fed only while nothing runs that may not."""
     if state.phase in (LIVE, PAUSED):
         return state, (PetWatchdog(),) if state.phase == LIVE else ()
@@ -267,21 +293,24 @@ def _prove(state: State, tick: Tick, now: float, profile: Profile) -> tuple[Stat
         # Something of the guarded guests runs without a lease: it was started behind our back.
         ended = replace(state, phase=KILLED, ending_since=now, cause="a guarded guest runs without a lease")
         return ended, (Kill(),)
-    if state.ending_since is not None and now - state.ending_since > profile.watchdog_s:
-        return state, (ResetHost(f"HA guests could not be ended within {profile.watchdog_s:.1f} s: {state.cause}"),)
+    within_s = state.profile.watchdog_s
+    if state.ending_since is not None and now - state.ending_since > within_s:
+        return state, (ResetHost(f"HA guests could not be ended within {within_s:.1f} s: {state.cause}"),)
     return state, ()
 
 
-def _call(state: State, now: float, profile: Profile) -> tuple[State, tuple[Action, ...]]:
+def _call(state: State, now: float) -> tuple[State, tuple[Action, ...]]:
     """At most one call at a time, each given up before the next is due."""
     if state.has_left or state.calling_since is not None or now < state.next_call_at:
         return state, ()
     if state.phase in (LIVE, PAUSED):
-        return _calling(state, now, profile), (Renew(state.incarnation),)
+        # The others may go by this one from now on.
+        state = replace(state, profile=strictest(state.profile, state.spoken))
+        return _calling(state, now), (Renew(state.incarnation, state.spoken),)
     if state.phase == NONE and needs_lease(state):
-        return _calling(replace(state, resting=0), now, profile), (Acquire(),)
+        return _calling(replace(state, resting=0, spoken=state.wanted), now), (Acquire(state.wanted),)
     if state.phase == NONE and state.resting:
-        return _calling(state, now, profile), (Rest(state.resting),)
+        return _calling(state, now), (Rest(state.resting),)
     return state, ()
 
 
@@ -291,5 +320,5 @@ def _rest(state: State) -> State:
     return replace(state, phase=NONE, anchor=0.0, resting=state.incarnation, next_call_at=0.0, cause=cause)
 
 
-def _calling(state: State, now: float, profile: Profile) -> State:
-    return replace(state, calling_since=now, next_call_at=now + profile.renew_period_s)
+def _calling(state: State, now: float) -> State:
+    return replace(state, calling_since=now, next_call_at=now + state.spoken.renew_period_s)

@@ -7,6 +7,7 @@ hang. Memory is locked and the scheduling real-time where the kernel permits.
 import ctypes
 import fcntl
 import logging
+import math
 import os
 import queue
 import signal
@@ -18,8 +19,8 @@ import grpc
 import msgspec
 
 from ha.lease_state import GUESTS_FILE, LIVE, NONE, STATE_FILE, LeaseState, boot_id, boottime, read
-from ha.leases import FAST, Profile
-from kvorum.errors import KvorumError, NotFound
+from ha.leases import DEFAULT, Profile
+from kvorum.errors import InvalidInput, KvorumError, NotFound
 from kvorum.node import CLUSTERFS_SOCKET, load_identity
 from kvorum.rpc import from_rpc_error
 from kvorum.v1 import replica_pb2, replica_pb2_grpc
@@ -47,16 +48,17 @@ class GuestList(msgspec.Struct, frozen=True):
     revision: int = 0
     guests: tuple[GuestEntry, ...] = ()
     lease_wanted: bool = False
+    profile: Profile | None = None
 
 
 class Caller(threading.Thread):
     """Performs one call after the other; a call under way never delays the guard."""
 
-    def __init__(self, uid: str, socket: Path, events: "queue.SimpleQueue[core.Event]", profile: Profile) -> None:
+    def __init__(self, uid: str, socket: Path, events: "queue.SimpleQueue[core.Event]") -> None:
         super().__init__(name="caller", daemon=True)
         self._uid = uid
         self._events = events
-        self._deadline_s = profile.call_deadline_s
+        self._deadline_s = DEFAULT.call_deadline_s
         self._calls: queue.SimpleQueue[core.Renew | core.Acquire | core.Rest] = queue.SimpleQueue()
         # A channel that lost its server must try again within a call's deadline, not after gRPC's minutes.
         options = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 500)]
@@ -75,17 +77,20 @@ class Caller(threading.Thread):
         sent_at = boottime()
         try:
             if isinstance(action, core.Acquire):
-                taken = self._stub.AcquireLease(
-                    replica_pb2.AcquireLeaseRequest(uid=self._uid), timeout=self._deadline_s
-                )
+                asked = replica_pb2.AcquireLeaseRequest(uid=self._uid, terms=_terms(action.profile))
+                taken = self._stub.AcquireLease(asked, timeout=action.profile.call_deadline_s)
                 return core.Acquired(sent_at, taken.incarnation)
             if isinstance(action, core.Rest):
                 request = replica_pb2.RestLeaseRequest(uid=self._uid, incarnation=action.incarnation)
                 self._stub.RestLease(request, timeout=self._deadline_s)
                 return core.Rested(action.incarnation)
-            self._stub.RenewLease(
-                replica_pb2.RenewLeaseRequest(uid=self._uid, incarnation=action.incarnation), timeout=self._deadline_s
+            renewal = replica_pb2.RenewLeaseRequest(
+                uid=self._uid,
+                incarnation=action.incarnation,
+                terms=_terms(action.profile),
+                sent_ms=int(sent_at * 1000),
             )
+            self._stub.RenewLease(renewal, timeout=action.profile.call_deadline_s)
             return core.Renewed(sent_at, action.incarnation)
         except grpc.RpcError as error:
             reason = from_rpc_error(error)
@@ -94,18 +99,24 @@ class Caller(threading.Thread):
             return core.Failed(f"{reason.reason.lower()}: {reason.message}")
 
 
+def _terms(profile: Profile) -> replica_pb2.LeaseTerms:
+    terms = profile.terms
+    return replica_pb2.LeaseTerms(
+        pause_after_ms=int(terms.pause_after_s * 1000), takeover_after_ms=math.ceil(terms.takeover_after_s * 1000)
+    )
+
+
 class Keeper:
     """Reads the world, steps the core, performs what comes back."""
 
-    def __init__(self, uid: str, *, profile: Profile, socket: Path, watchdog: Watchdog, guests: Guests) -> None:
-        self._profile = profile
+    def __init__(self, uid: str, *, socket: Path, watchdog: Watchdog, guests: Guests) -> None:
         self._boot = boot_id()
         self._watchdog = watchdog
         self._guests = guests
         self._events: queue.SimpleQueue[core.Event] = queue.SimpleQueue()
-        self._caller = Caller(uid, socket, self._events, profile)
+        self._caller = Caller(uid, socket, self._events)
         self._uid = uid
-        self._state = core.initial(read(STATE_FILE), boottime(), profile, uid=uid)
+        self._state = core.initial(read(STATE_FILE), boottime(), uid=uid)
         self._published: LeaseState | None = None
         self._loaded: tuple[int, int] = (0, 0)
         # None: as the keeper before left it.
@@ -168,7 +179,7 @@ class Keeper:
 
     def _step(self, event: core.Event) -> None:
         before = self._state
-        self._state, actions = core.step(before, event, boottime(), self._profile)
+        self._state, actions = core.step(before, event, boottime())
         if before.phase != self._state.phase:
             log.log(
                 logging.INFO if self._state.phase == LIVE else logging.WARNING,
@@ -181,16 +192,23 @@ class Keeper:
             log.warning("the lease was not renewed: %s", event.cause)
         if isinstance(event, core.Failed | core.Renewed | core.Acquired):
             self._last_failure = event.cause if isinstance(event, core.Failed) else ""
+        if before.profile.watchdog_s != self._state.profile.watchdog_s and self._is_armed:
+            self._watchdog.arm(self._state.profile.watchdog_s)
+        calls = [action for action in actions if isinstance(action, core.Renew | core.Acquire | core.Rest)]
         for action in actions:
             # Before a resume the agents must read `live`, before an end they must not; signals first is right for both:
             # a start that slips in between is ended by the next step.
-            self._perform(action)
+            if action not in calls:
+                self._perform(action)
+        # Calls last: whoever goes on after this process must already live by what a call says.
         self._publish()
+        for call in calls:
+            self._caller.call(call)
 
     def _perform(self, action: core.Action) -> None:
         match action:
             case core.Renew() | core.Acquire() | core.Rest():
-                self._caller.call(action)
+                raise AssertionError("calls come last")
             case core.Pause():
                 if count := self._guests.pause():
                     log.warning("paused %d processes of HA guests", count)
@@ -208,7 +226,7 @@ class Keeper:
     def _feed(self) -> None:
         """Armed only while there is something to guard."""
         if self._state.sids and not self._is_armed:
-            self._watchdog.arm(self._profile.watchdog_s)
+            self._watchdog.arm(self._state.profile.watchdog_s)
             self._is_armed = True
         elif not self._state.sids and self._is_armed is not False:
             self._watchdog.disarm()
@@ -224,16 +242,16 @@ class Keeper:
             content = msgspec.json.decode(GUESTS_FILE.read_bytes(), type=GuestList)
         except FileNotFoundError:
             return
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError, InvalidInput) as error:
             log.error("cannot read %s: %s", GUESTS_FILE, error)
             return
         self._loaded = (stat.st_ino, stat.st_mtime_ns)
         self._guests.guard(Guarded(entry.sid, entry.uuid) for entry in content.guests)
         sids = tuple(entry.sid for entry in content.guests)
-        self._step(core.GuestsLoaded(content.revision, sids, content.lease_wanted))
+        self._step(core.GuestsLoaded(content.revision, sids, content.lease_wanted, content.profile))
 
     def _publish(self) -> None:
-        state = core.published(self._state, self._profile, boot_id=self._boot, uid=self._uid)
+        state = core.published(self._state, boot_id=self._boot, uid=self._uid)
         if state == self._published:
             return
         # No fsync: the file matters to processes of this boot only.
@@ -300,7 +318,7 @@ def main() -> None:
             continue
         # No member, and a list of guests: the keeper that was to end them did not come to it.
         if uid or GUESTS_FILE.exists():
-            one = Keeper(uid, profile=FAST, socket=CLUSTERFS_SOCKET, watchdog=watchdog, guests=Guests())
+            one = Keeper(uid, socket=CLUSTERFS_SOCKET, watchdog=watchdog, guests=Guests())
             keeper.append(one)
             if uid:
                 log.info("guards node %s", uid)

@@ -33,7 +33,7 @@ _LINUX_REBOOT_CMD_RESTART = 0x01234567
 
 class Watchdog(Protocol):
     def arm(self, timeout_s: float) -> None:
-        """From now on the host is reset when `pet` is not called for this long."""
+        """From now on the host is reset when `pet` is not called for this long; again, to change the time."""
 
     def pet(self) -> None: ...
 
@@ -68,14 +68,13 @@ class Device:
         self._handle: int | None = None
 
     def arm(self, timeout_s: float) -> None:
-        if self._handle is not None:
-            return
-        try:
-            self._handle = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
-        except OSError as error:
-            # Guarding without it is better than not guarding; EBUSY: systemd or another program has it.
-            log.error("NO WATCHDOG: %s cannot be opened: %s", self._path, error.strerror)
-            return
+        if self._handle is None:
+            try:
+                self._handle = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+            except OSError as error:
+                # Guarding without it is better than not guarding; EBUSY: systemd or another program has it.
+                log.error("NO WATCHDOG: %s cannot be opened: %s", self._path, error.strerror)
+                return
         granted = struct.unpack("I", fcntl.ioctl(self._handle, _WDIOC_SETTIMEOUT, struct.pack("I", int(timeout_s))))[0]
         if granted > timeout_s:
             log.error(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
-from ha.leases import Profile
+from ha.leases import DEFAULT
 from ha.resources import RESOURCES_CFG, Request, Resource
 from ha.status import MANAGER_STATUS, ManagerStatus, Service, State
 from ha.view import parse_config_path
@@ -26,7 +26,6 @@ class Violation(Exception):
 @dataclass(eq=False)
 class Checks:
     timeline: Timeline
-    profile: Profile
     hosts: Mapping[str, Host] = field(default_factory=dict)
     store: Store | None = None
     story: list[str] = field(default_factory=list)
@@ -64,8 +63,9 @@ class Checks:
         self.fenced.add((command.node, command.incarnation))
         assert self.store is not None
         age_s = self.timeline.now - self.store.renewed_truly_at.get(command.node, 0.0)
-        if age_s < self.profile.takeover_after_s * (1 - self.profile.drift):
-            self.fail(f"S3: {command.node} was fenced {age_s:.2f} s after its last renewal")
+        takeover_s = self.store.truth.leases[command.node].terms.takeover_after_s
+        if age_s < takeover_s * (1 - DEFAULT.drift):
+            self.fail(f"S3: {command.node} was fenced {age_s:.2f} s after its last renewal, T is {takeover_s:.2f} s")
 
     def services(self) -> Mapping[str, Service]:
         """The manager's entries, as committed."""

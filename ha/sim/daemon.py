@@ -10,9 +10,10 @@ from functools import cache, partial
 from typing import cast
 
 from ha import lrm
-from ha.leases import Lease, Profile
+from ha.leases import DEFAULT, Lease, Profile, Terms
 from ha.manager import Action, FenceLease, decide
 from ha.resources import RESOURCES_CFG, Resource
+from ha.settings import SETTINGS_CFG
 from ha.status import MANAGER_STATUS, LrmStatus, ManagerStatus, lrm_status_path
 from ha.view import Config, Node, View, parse_config_path
 from kvorum.ids import NodeName, NodeUid, Sid
@@ -33,8 +34,9 @@ class Daemon:
     host: Host
     store: Store
     names: tuple[str, ...]
-    # The manager's; a mutation may give it another than the keeper's.
-    profile: Profile
+    # Mutations: what the manager goes by, whatever the leases say.
+    own_terms: Terms | None = None
+    goes_by_settings: bool = False
     # Wall clock minus virtual time; jumps.
     epoch: float = 1e9
     life: int = 0
@@ -102,8 +104,10 @@ class Daemon:
     def _serve(self) -> None:
         view = self.local_view()
         self.memory, steps = lrm.step(self.memory, view, self.host.clock())
-        if (steps.register, steps.is_lease_wanted) != self.host.guests_file[1:]:
-            self.host.guests_file = (self.host.guests_file[0] + 1, steps.register, steps.is_lease_wanted)
+        wanted = (steps.register, steps.is_lease_wanted, self.profile())
+        if wanted != (*self.host.guests_file[1:], self.host.profile_file):
+            self.host.guests_file = (self.host.guests_file[0] + 1, *wanted[:2])
+            self.host.profile_file = wanted[2]
         for action in steps.actions:
             self._act(action)
         if not self.is_writing and lrm.is_news(steps.status, view.written):
@@ -141,7 +145,8 @@ class Daemon:
             lease = None
             if held is not None:
                 age_s = now - replica.renewed_at.get(other, now)
-                lease = Lease(held.incarnation, held.renewal, held.is_fenced, age_s, held.is_resting)
+                terms = self.own_terms or (self.profile().terms if self.goes_by_settings else held.terms)
+                lease = Lease(held.incarnation, held.renewal, held.is_fenced, age_s, terms, held.is_resting)
             nodes[NodeName(other)] = Node(NodeName(other), NodeUid(other), lease, self._lrm_status(other))
         configs = {}
         for path, file in replica.state.files.items():
@@ -156,7 +161,6 @@ class Daemon:
             configs=configs,
             status=self._manager_status(),
             status_version=self._version(MANAGER_STATUS),
-            profile=self.profile,
         )
 
     def _manage(self) -> None:
@@ -205,6 +209,9 @@ class Daemon:
 
     def _manager_status(self) -> ManagerStatus:
         return cast(ManagerStatus, self._content(MANAGER_STATUS) or ManagerStatus())
+
+    def profile(self) -> Profile:
+        return cast(Profile, self._content(SETTINGS_CFG) or DEFAULT)
 
     def _lrm_status(self, name: str) -> LrmStatus:
         return cast(LrmStatus, self._content(lrm_status_path(name)) or LrmStatus())

@@ -8,14 +8,14 @@ was frozen for so long that nothing of it is on its way to a disk.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
 from typing import Protocol
 
 from ha.keeper import core
 from ha.lease_state import LIVE, LeaseState, may_start
-from ha.leases import Profile
+from ha.leases import DEFAULT, Profile
 from kvorum.errors import Fenced
 
 from .store import Acquire, Answer, Command, Done, Refused, Renew, Rest, Store
@@ -52,6 +52,7 @@ class Faults:
     # Mutations that the simulation must notice.
     counts_from_reply: bool = False
     rejoins_uncleared: bool = False
+    lives_by_the_longer: bool = False
 
 
 @dataclass(eq=False)
@@ -60,7 +61,6 @@ class Host:
     timeline: Timeline
     random: Random
     watcher: Watcher
-    profile: Profile
     has_watchdog: bool
     faults: Faults = Faults()
     offset: float = 0.0
@@ -77,10 +77,13 @@ class Host:
     # /run/kvorum/keeper: gone after a boot.
     published: LeaseState = field(default_factory=LeaseState)
     guests_file: tuple[int, tuple[str, ...], bool] = (0, (), False)
+    # Beside them, in the same file.
+    profile_file: Profile = DEFAULT
     processes: dict[str, Process] = field(default_factory=dict)
     # What came to pass while it was frozen.
     deferred: list[Callable[[], None]] = field(default_factory=list)
     fed_at: float | None = None
+    armed_s: float = 0.0
     # Seconds; freezes when the keeper's next answer is on its way, which is when it matters what the age counts from.
     freeze_at_answer_s: float = 0.0
     bad_starts: set[str] = field(default_factory=set)
@@ -116,7 +119,7 @@ class Host:
         self.processes.clear()
         self.deferred.clear()
         self.keeper, self.fed_at = None, None
-        self.published, self.guests_file = LeaseState(), (0, (), False)
+        self.published, self.guests_file, self.profile_file = LeaseState(), (0, (), False), DEFAULT
         self.store.restart(self.name)
         self.on_off()
 
@@ -158,7 +161,7 @@ class Host:
         if self.keeper is not None:
             return
         self.keeper_life += 1
-        self.keeper = core.initial(self.published, self.clock(), self.profile, uid=self.name)
+        self.keeper = core.initial(self.published, self.clock(), uid=self.name)
         if self.faults.rejoins_uncleared and self.keeper.phase != LIVE:
             self.keeper = core.State()
         self._tick_again(self.keeper_life)
@@ -177,7 +180,7 @@ class Host:
             return
         revision, sids, is_wanted = self.guests_file
         if revision != self.keeper.guests_revision:
-            self._step(core.GuestsLoaded(revision, sids, is_wanted))
+            self._step(core.GuestsLoaded(revision, sids, is_wanted, self.profile_file))
         is_left = any(sid in self.keeper.sids for sid in self.processes)
         if self.faults.rejoins_uncleared:
             is_left = False
@@ -187,12 +190,14 @@ class Host:
         if self.keeper is None:
             return
         before = self.keeper
-        self.keeper, actions = core.step(before, event, self.clock(), self.profile)
+        self.keeper, actions = core.step(before, event, self.clock())
+        if self.faults.lives_by_the_longer and self.keeper.profile.takeover_after_s < before.profile.takeover_after_s:
+            self.keeper = replace(self.keeper, profile=before.profile)
         if before.phase != self.keeper.phase:
             self.watcher.tell(f"{self.name}: keeper {before.phase} => {self.keeper.phase} ({self.keeper.cause})")
         for action in actions:
             self._perform(action)
-        self.published = core.published(self.keeper, self.profile, boot_id="", uid=self.name)
+        self.published = core.published(self.keeper, boot_id="", uid=self.name)
 
     def _perform(self, action: core.Action) -> None:
         assert self.keeper is not None
@@ -228,14 +233,15 @@ class Host:
                 self.freeze_at_answer_s = 0.0
 
         command: Command
+        deadline_s = DEFAULT.call_deadline_s if isinstance(action, core.Rest) else action.profile.call_deadline_s
         match action:
             case core.Acquire():
-                command = Acquire(self.name)
+                command = Acquire(self.name, action.profile.terms)
             case core.Renew():
-                command = Renew(self.name, action.incarnation)
+                command = Renew(self.name, action.incarnation, sent_at, action.profile.terms)
             case core.Rest():
                 command = Rest(self.name, action.incarnation)
-        self.store.propose(self.name, command, answered, deadline_s=self.profile.call_deadline_s)
+        self.store.propose(self.name, command, answered, deadline_s=deadline_s)
 
     def _answered(
         self, life: int, action: core.Renew | core.Acquire | core.Rest, sent_at: float, answer: Answer
@@ -263,6 +269,8 @@ class Host:
             return
         is_armed = self.fed_at is not None
         self.fed_at = self.clock()
+        assert self.keeper is not None
+        self.armed_s = self.keeper.profile.watchdog_s
         if not is_armed:
             self._watch(self.boot)
 
@@ -270,7 +278,7 @@ class Host:
         """The device: no part of the host, so it does not freeze with it."""
         if self.boot != boot or self.fed_at is None:
             return
-        if self.clock() - self.fed_at > self.profile.watchdog_s:
+        if self.clock() - self.fed_at > self.armed_s:
             self._reset("watchdog")
         else:
             self.timeline.after(0.1, partial(self._watch, boot))
@@ -283,7 +291,7 @@ class Host:
                 self.power_off(why)
                 self.timeline.after(self.random.uniform(3, 8), self.power_on)
 
-        self.timeline.after(self.random.uniform(0, self.profile.reset_s * 0.8), off)
+        self.timeline.after(self.random.uniform(0, DEFAULT.reset_s * 0.8), off)
 
     # Guests
 

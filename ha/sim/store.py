@@ -6,8 +6,10 @@ deposed does not know it yet. `State.apply` has the rules of the real store for 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
+
+from ha.leases import Terms
 
 from .timeline import Timeline
 
@@ -42,12 +44,15 @@ class Move:
 @dataclass(frozen=True, slots=True)
 class Acquire:
     node: str
+    terms: Terms
 
 
 @dataclass(frozen=True, slots=True)
 class Renew:
     node: str
     incarnation: int
+    sent_at: float
+    terms: Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +99,8 @@ class File:
 @dataclass(frozen=True, slots=True)
 class Lease:
     incarnation: int
+    terms: Terms
+    sent_at: float = 0.0
     renewal: int = 0
     is_fenced: bool = False
     is_resting: bool = False
@@ -133,24 +140,30 @@ class State:
     def _apply_lease(self, command: Acquire | Renew | Rest | Fence) -> Done | Refused:
         held = self.leases.get(command.node)
         if isinstance(command, Acquire):
-            lease = Lease((held.incarnation if held else 0) + 1)
+            terms = command.terms
+            if held is not None and held.terms.takeover_after_s > terms.takeover_after_s:
+                terms = held.terms
+            lease = Lease((held.incarnation if held else 0) + 1, terms)
             self.leases[command.node] = lease
             return Done(lease.incarnation)
         if isinstance(command, Renew | Rest):
             if held is None or held.is_fenced or held.incarnation != command.incarnation:
                 return Refused("fenced")
             if isinstance(command, Rest):
-                self.leases[command.node] = Lease(held.incarnation, held.renewal, is_resting=True)
+                self.leases[command.node] = replace(held, is_resting=True)
                 return Done(held.renewal)
             if held.is_resting:
                 return Refused("fenced")
-            self.leases[command.node] = Lease(held.incarnation, held.renewal + 1)
+            after = replace(held, renewal=held.renewal + 1)
+            if command.sent_at >= held.sent_at:
+                after = replace(after, sent_at=command.sent_at, terms=command.terms)
+            self.leases[command.node] = after
             return Done(held.renewal + 1)
         if held is None:
             return Refused("not found")
         if self.is_fence_guarded and (held.incarnation, held.renewal) != (command.incarnation, command.renewal):
             return Refused("the lease went on")
-        self.leases[command.node] = Lease(held.incarnation, held.renewal, is_fenced=True, is_resting=held.is_resting)
+        self.leases[command.node] = replace(held, is_fenced=True)
         return Done(held.renewal)
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 
-from ha.leases import FAST, Profile
+from ha.leases import DEFAULT, FAST, NORMAL, PATIENT, Terms
 from ha.resources import RESOURCES_CFG, Request, Resource
+from ha.settings import SETTINGS_CFG
 from ha.view import config_path, parse_config_path
 from kvorum.ids import Sid
 
@@ -21,7 +22,7 @@ from .timeline import Timeline
 
 REST_S = 500.0
 # Relative drift of two clocks stays within the profile's.
-DRIFT = FAST.drift / 2 * 0.99
+DRIFT = DEFAULT.drift / 2 * 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,11 @@ class Mutation:
     counts_from_reply: bool = False
     rejoins_uncleared: bool = False
     unguarded_fence: bool = False
-    # The manager's, when it differs from the keepers'.
-    profile: Profile = FAST
+    # A keeper that was told a shorter profile says so, and lives by the longer one until somebody has heard it.
+    lives_by_the_longer: bool = False
+    # Managers go by the profile that is chosen now, not by what the leases say; or by terms of their own.
+    goes_by_settings: bool = False
+    terms: Terms | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)  # noqa: S311 (it has to be repeatable)
-        self.checks = Checks(self.timeline, FAST)
+        self.checks = Checks(self.timeline)
         names = tuple(f"n{number + 1}" for number in range(self.random.choice((3, 3, 4, 5))))
         faults = self._faults()
         for name in names:
@@ -79,7 +83,7 @@ class World:
         self.checks.hosts, self.checks.store = self.hosts, self.store
         for name, host in self.hosts.items():
             host.store = self.store
-            self.daemons[name] = Daemon(host, self.store, names, self.mutation.profile)
+            self.daemons[name] = Daemon(host, self.store, names, self.mutation.terms, self.mutation.goes_by_settings)
             host.on_boot, host.on_off = partial(self._boot, name), partial(self._off, name)
             host.start_keeper()
             self.daemons[name].start()
@@ -94,6 +98,7 @@ class World:
             reply_s=self.random.choice((0.01, 0.01, 0.6)),
             counts_from_reply=self.mutation.counts_from_reply,
             rejoins_uncleared=self.mutation.rejoins_uncleared,
+            lives_by_the_longer=self.mutation.lives_by_the_longer,
         )
 
     def _host(self, name: str, faults: Faults) -> Host:
@@ -102,7 +107,6 @@ class World:
             self.timeline,
             self.random,
             self.checks,
-            FAST,
             has_watchdog=self.random.random() < 0.5,
             faults=faults,
             offset=self.random.uniform(0, 1e5),
@@ -137,6 +141,7 @@ class World:
 
     def _found(self) -> None:
         self.timeline.run_until(3.0)
+        self._choose_profile()
         for sid in self.sids:
             place = self.random.choice(sorted(self.hosts))
             self._propose(Write(config_path(sid, place), "", 0))
@@ -160,6 +165,7 @@ class World:
             self._toggle,
             self._move_by_hand,
             self._garble,
+            self._choose_profile,
         ]
         faults = [fault for fault in every if self.random.random() < 0.7] + operators
         pace = self.random.choice((2.0, 5.0, 10.0))
@@ -178,7 +184,9 @@ class World:
         for name, host in self.hosts.items():
             host.bad_starts.clear()
             host.faults = Faults(
-                counts_from_reply=self.mutation.counts_from_reply, rejoins_uncleared=self.mutation.rejoins_uncleared
+                counts_from_reply=self.mutation.counts_from_reply,
+                rejoins_uncleared=self.mutation.rejoins_uncleared,
+                lives_by_the_longer=self.mutation.lives_by_the_longer,
             )
             host.thaw()
             if name == away:
@@ -328,6 +336,12 @@ class World:
         self._propose(Write(RESOURCES_CFG, None, held.version))
         self.timeline.run_until(self.timeline.now + self.random.uniform(0.5, 4))
         self._write_resources(before)
+
+    def _choose_profile(self) -> None:
+        profile = self.random.choice((FAST, FAST, FAST, NORMAL, NORMAL, PATIENT))
+        self.checks.tell(f"the profile is {profile.name}")
+        held = self.store.truth.files.get(SETTINGS_CFG)
+        self._propose(Write(SETTINGS_CFG, profile, held.version if held is not None else 0))
 
     def _place(self, sid: str) -> str:
         for path in self.store.truth.files:

@@ -36,6 +36,9 @@ def lab() -> Iterator[Lab]:
             box = {**BUSYBOX, "rootfs": "shared:0.1"}
             kind = guest_pb2.GUEST_KIND_CONTAINER
             client.tasks.wait(client.guests.create(101, kind, box, node="n1", template=SHARED_TEMPLATE))
+            one.node("n1").run(
+                ["sh", "-c", "mkdir -p /etc/kvorum/ha && echo profile: fast >/etc/kvorum/ha/settings.cfg"]
+            )
             for sid in SIDS:
                 client.ha.add(sid)
         yield one

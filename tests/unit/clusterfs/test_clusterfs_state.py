@@ -387,6 +387,35 @@ def test_a_lease_that_was_given_back_is_renewed_no_more(story: Story) -> None:
     story.must(LeaseRenew(N1, 2))
 
 
+def _terms(story: Story) -> tuple[int, int]:
+    lease = story.state.leases[N1]
+    return lease.pause_ms, lease.takeover_ms
+
+
+def test_a_lease_has_the_terms_of_the_call_that_its_holder_sent_last(story: Story) -> None:
+    story.must(LeaseAcquire(N1, 8000, 18000))
+    story.must(LeaseRenew(N1, 1, 1000, 26000, 53000))
+    assert _terms(story) == (26000, 53000)
+    story.must(LeaseRenew(N1, 1, 900, 3500, 9509))
+    assert _terms(story) == (26000, 53000), "it was sent before the other one and comes after it"
+    story.must(LeaseRenew(N1, 1, 2000, 3500, 9509), LeaseRenew(N1, 1, 1000, 26000, 53000))
+    assert _terms(story) == (3500, 9509)
+
+
+def test_a_late_acquisition_does_not_shorten_what_an_answered_one_allowed(story: Story) -> None:
+    story.must(LeaseAcquire(N1, 26000, 53000), LeaseAcquire(N1, 3500, 9509))
+    assert _terms(story) == (26000, 53000)
+    story.must(LeaseRenew(N1, 2, 1, 3500, 9509))
+    assert _terms(story) == (3500, 9509)
+
+
+@pytest.mark.parametrize("terms", [(0, 9509), (9509, 9509), (3500, 600_001), (-1, 5)], ids=str)
+def test_terms_that_nobody_can_mean_are_refused(story: Story, terms: tuple[int, int]) -> None:
+    assert story.refused(LeaseAcquire(N1, *terms)) == Code.invalid
+    story.must(LeaseAcquire(N1))
+    assert story.refused(LeaseRenew(N1, 1, 5, *terms)) == Code.invalid
+
+
 def test_leases_are_for_members_only(story: Story) -> None:
     stranger = "33333333-3333-4333-8333-333333333333"
     assert story.refused(LeaseAcquire(stranger)) == Code.not_found

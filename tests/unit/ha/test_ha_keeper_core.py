@@ -1,5 +1,8 @@
 """The keeper's mind, in dialogues: an event at a time, and what it does."""
 
+from dataclasses import replace
+from typing import Any
+
 from ha.keeper.core import (
     Acquire,
     Acquired,
@@ -25,7 +28,9 @@ from ha.keeper.core import (
     step,
 )
 from ha.lease_state import KILLED, LIVE, NONE, PAUSED, LeaseState
-from ha.leases import FAST
+from ha.leases import FAST, PATIENT, Profile
+
+LIVES_FAST: dict[str, Any] = {"profile": FAST, "spoken": FAST, "wanted": FAST}
 
 
 class Dialogue:
@@ -33,19 +38,27 @@ class Dialogue:
         self.state = state
 
     def at(self, now: float, event: Event) -> tuple[Action, ...]:
-        self.state, actions = step(self.state, event, now, FAST)
+        self.state, actions = step(self.state, event, now)
         return actions
 
 
 def _live(anchor: float = 100.0) -> Dialogue:
     return Dialogue(
-        State(phase=LIVE, incarnation=7, anchor=anchor, next_call_at=anchor + 1, guests_revision=1, sids=("vm:100",))
+        State(
+            phase=LIVE,
+            incarnation=7,
+            anchor=anchor,
+            next_call_at=anchor + 1,
+            guests_revision=1,
+            sids=("vm:100",),
+            **LIVES_FAST,
+        )
     )
 
 
 def _started() -> Dialogue:
     """A keeper at its start, with a guest to guard."""
-    keeper = Dialogue(initial(LeaseState(), 10.0, FAST, uid="u"))
+    keeper = Dialogue(initial(LeaseState(profile=FAST), 10.0, uid="u"))
     keeper.at(10.0, GuestsLoaded(1, ("vm:100",)))
     return keeper
 
@@ -53,7 +66,7 @@ def _started() -> Dialogue:
 def test_a_keeper_that_finds_nothing_running_takes_a_lease() -> None:
     keeper = _started()
     assert keeper.state.phase == KILLED
-    assert keeper.at(10.0, Tick(is_running=False)) == (Kill(), PetWatchdog(), Acquire())
+    assert keeper.at(10.0, Tick(is_running=False)) == (Kill(), PetWatchdog(), Acquire(FAST))
     assert keeper.at(10.1, Acquired(10.0, 1)) == ()
     assert (keeper.state.phase, keeper.state.incarnation, keeper.state.anchor) == (LIVE, 1, 10.0)
 
@@ -62,23 +75,23 @@ def test_a_keeper_that_finds_guests_without_a_lease_kills_them_first() -> None:
     keeper = _started()
     assert keeper.at(10.0, Tick(is_running=True)) == (Kill(),)
     assert keeper.at(10.1, Tick(is_running=None)) == (Kill(),), "nobody looked, so they may run"
-    assert Acquire() in keeper.at(10.2, Tick(is_running=False))
+    assert Acquire(FAST) in keeper.at(10.2, Tick(is_running=False))
 
 
 def test_a_restarted_keeper_goes_on_with_a_lease_that_is_still_good() -> None:
-    previous = published(_live().state, FAST, boot_id="b", uid="u")
-    state = initial(previous, 103.4, FAST, uid="u")
+    previous = published(_live().state, boot_id="b", uid="u")
+    state = initial(previous, 103.4, uid="u")
     assert (state.phase, state.incarnation, state.anchor) == (LIVE, 7, 100.0)
-    assert initial(previous, 103.5, FAST, uid="u").phase == KILLED
-    assert initial(previous, 101.0, FAST, uid="another node").phase == KILLED
+    assert initial(previous, 103.5, uid="u").phase == KILLED
+    assert initial(previous, 101.0, uid="another node").phase == KILLED
 
 
 def test_it_renews_each_second_and_one_call_at_a_time() -> None:
     keeper = _live()
     assert keeper.at(100.5, Tick()) == (PetWatchdog(),)
-    assert keeper.at(101.0, Tick()) == (PetWatchdog(), Renew(7))
+    assert keeper.at(101.0, Tick()) == (PetWatchdog(), Renew(7, FAST))
     assert keeper.at(102.5, Tick()) == (PetWatchdog(),), "the call is under way"
-    assert keeper.at(102.6, Renewed(101.0, 7)) == (Renew(7),)
+    assert keeper.at(102.6, Renewed(101.0, 7)) == (Renew(7, FAST),)
     assert keeper.state.anchor == 101.0, "the age counts from the sending"
 
 
@@ -109,7 +122,7 @@ def test_a_lease_that_ran_out_is_never_renewed_again() -> None:
     assert Kill() in keeper.at(104.6, Tick())
     keeper.at(104.7, Renewed(104.5, 7))
     assert keeper.state.phase == KILLED
-    assert Acquire() in keeper.at(106.0, Tick(is_running=False))
+    assert Acquire(FAST) in keeper.at(106.0, Tick(is_running=False))
     assert keeper.state.phase == NONE
 
 
@@ -131,12 +144,12 @@ def test_a_failed_call_waits_a_little_and_changes_nothing_else() -> None:
     keeper.at(101.0, Tick())
     keeper.at(101.8, Failed("no answer"))
     assert (keeper.state.phase, keeper.state.anchor) == (LIVE, 100.0)
-    assert Renew(7) not in keeper.at(102.2, Tick())
-    assert Renew(7) in keeper.at(102.3, Tick())
+    assert Renew(7, FAST) not in keeper.at(102.2, Tick())
+    assert Renew(7, FAST) in keeper.at(102.3, Tick())
 
 
 def test_an_acquisition_that_was_answered_too_late_is_not_used() -> None:
-    keeper = Dialogue(State(phase=NONE, calling_since=10.0, next_call_at=11.0))
+    keeper = Dialogue(State(phase=NONE, calling_since=10.0, next_call_at=11.0, **LIVES_FAST))
     keeper.at(13.5, Acquired(10.0, 3))
     assert keeper.state.phase == NONE
 
@@ -167,14 +180,14 @@ def test_the_watchdog_starves_while_a_guest_is_not_proven_gone() -> None:
 def test_a_loaded_list_is_what_is_published() -> None:
     keeper = _live()
     keeper.at(100.2, GuestsLoaded(2, ("ct:101", "vm:100")))
-    state = published(keeper.state, FAST, boot_id="b", uid="u")
+    state = published(keeper.state, boot_id="b", uid="u")
     assert (state.guests_revision, state.sids, state.valid_until_boottime) == (2, ("ct:101", "vm:100"), 103.5)
 
 
 def test_without_a_live_lease_nothing_is_valid() -> None:
     keeper = _live()
     keeper.at(103.6, Tick())
-    assert published(keeper.state, FAST, boot_id="b", uid="u").valid_until_boottime == 0.0
+    assert published(keeper.state, boot_id="b", uid="u").valid_until_boottime == 0.0
 
 
 def test_a_keeper_of_a_node_that_has_left_ends_its_guests_and_takes_no_lease_again() -> None:
@@ -198,16 +211,16 @@ def test_a_node_that_has_left_is_reset_when_its_guests_do_not_end() -> None:
 
 
 def test_without_a_guest_to_guard_no_lease_is_taken() -> None:
-    keeper = Dialogue(initial(LeaseState(), 10.0, FAST, uid="u"))
+    keeper = Dialogue(initial(LeaseState(profile=FAST), 10.0, uid="u"))
     assert keeper.at(10.0, Tick(is_running=False)) == (Kill(), PetWatchdog())
     assert keeper.at(20.0, Tick(is_running=False)) == (PetWatchdog(),)
-    assert keeper.at(20.1, GuestsLoaded(1, (), is_lease_wanted=True)) == (Acquire(),)
+    assert keeper.at(20.1, GuestsLoaded(1, (), is_lease_wanted=True)) == (Acquire(FAST),)
 
 
 def test_the_first_guest_is_guarded_once_there_is_a_lease_and_may_run_already() -> None:
-    keeper = Dialogue(initial(LeaseState(), 10.0, FAST, uid="u"))
+    keeper = Dialogue(initial(LeaseState(profile=FAST), 10.0, uid="u"))
     keeper.at(10.0, Tick(is_running=False))
-    assert keeper.at(10.1, GuestsLoaded(1, (), is_lease_wanted=True)) == (Acquire(),)
+    assert keeper.at(10.1, GuestsLoaded(1, (), is_lease_wanted=True)) == (Acquire(FAST),)
     assert keeper.at(10.2, Tick(is_running=False)) == (PetWatchdog(),)
     assert keeper.at(10.3, Acquired(10.1, 1)) == ()
     assert keeper.at(10.4, GuestsLoaded(2, ("vm:100",), is_lease_wanted=True)) == ()
@@ -228,7 +241,7 @@ def test_a_guest_that_comes_while_the_lease_goes_back_gets_a_new_one() -> None:
     keeper = _live()
     assert keeper.at(100.2, GuestsLoaded(2, ())) == (Rest(7),)
     assert keeper.at(100.3, GuestsLoaded(3, (), is_lease_wanted=True)) == ()
-    assert keeper.at(101.3, Rested(7)) == (Acquire(),)
+    assert keeper.at(101.3, Rested(7)) == (Acquire(FAST),)
     keeper.at(101.4, Acquired(101.3, 8))
     assert (keeper.state.phase, keeper.state.incarnation) == (LIVE, 8)
 
@@ -239,3 +252,46 @@ def test_a_lease_that_arrives_when_nothing_is_left_to_guard_goes_back() -> None:
     assert keeper.at(10.05, GuestsLoaded(2, ())) == ()
     assert keeper.at(10.1, Acquired(10.0, 1)) == (Rest(1),)
     assert keeper.state.phase == NONE
+
+
+def _told(keeper: Dialogue, profile: Profile, now: float = 100.2) -> None:
+    keeper.at(now, GuestsLoaded(2, ("vm:100",), profile=profile))
+
+
+def test_a_longer_profile_is_said_at_the_next_renewal_and_lived_by_when_that_is_answered() -> None:
+    keeper = _live()
+    _told(keeper, PATIENT)
+    assert keeper.at(101.0, Tick())[-1] == Renew(7, FAST)
+    assert keeper.at(101.1, Renewed(101.0, 7)) == (Renew(7, PATIENT),)
+    assert Pause() in keeper.at(104.6, Tick()), "nobody may have heard it"
+    keeper.at(104.7, Renewed(101.1, 7))
+    assert keeper.state.phase == LIVE
+    assert keeper.at(120.0, Renewed(101.1, 7)) == (Renew(7, PATIENT),)
+    assert (keeper.state.phase, keeper.state.profile) == (LIVE, PATIENT)
+
+
+def test_a_shorter_profile_is_lived_by_from_the_moment_it_is_said() -> None:
+    keeper = _live()
+    keeper.state = replace(keeper.state, profile=PATIENT, spoken=PATIENT, wanted=PATIENT)
+    _told(keeper, FAST)
+    assert keeper.state.profile == PATIENT
+    keeper.at(101.0, Tick())
+    assert keeper.at(101.1, Renewed(101.0, 7)) == (Renew(7, FAST),)
+    assert keeper.state.profile.kill_after_s == FAST.kill_after_s, "others may go by it, answered or not"
+    assert Pause() in keeper.at(104.6, Tick())
+    assert Kill() in keeper.at(105.6, Tick())
+
+
+def test_a_keeper_that_takes_over_lives_by_what_the_one_before_lived_by() -> None:
+    before = _live()
+    before.state = replace(before.state, profile=PATIENT, spoken=PATIENT, wanted=PATIENT)
+    state = initial(published(before.state, boot_id="b", uid="u"), 120.0, uid="u")
+    assert (state.phase, state.anchor, state.profile) == (LIVE, 100.0, PATIENT)
+
+
+def test_a_new_lease_is_taken_with_the_profile_that_is_wanted() -> None:
+    keeper = _started()
+    keeper.at(10.0, GuestsLoaded(2, ("vm:100",), profile=PATIENT))
+    assert keeper.at(10.1, Tick(is_running=False))[-1] == Acquire(PATIENT)
+    keeper.at(10.2, Acquired(10.1, 1))
+    assert keeper.state.profile == PATIENT

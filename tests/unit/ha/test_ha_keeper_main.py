@@ -12,7 +12,6 @@ from ha.keeper import main as keeper_main
 from ha.keeper.main import Keeper
 from ha.keeper.processes import Guests
 from ha.lease_state import LIVE, LeaseState, boot_id, boottime, read
-from ha.leases import FAST
 from kvorum.errors import ConfigError, NotFound
 from kvorum.node import Identity
 
@@ -62,7 +61,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _keeper(files: Path, watchdog: FakeWatchdog) -> Keeper:
-    return Keeper(UID, profile=FAST, socket=files / "no.sock", watchdog=watchdog, guests=Guests())
+    return Keeper(UID, socket=files / "no.sock", watchdog=watchdog, guests=Guests())
 
 
 def test_a_node_that_has_left_ends_its_guests_before_it_lets_go(

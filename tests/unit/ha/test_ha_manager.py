@@ -20,7 +20,7 @@ SILENT_S = FAST.takeover_after_s + 0.1
 
 def _node(name: str, *, age_s: float = 0.5, tracked: bool = True, incarnation: int = 1, fenced: bool = False) -> Node:
     lrm = LrmStatus(incarnation=incarnation, tracked=(SID,) if tracked else ())
-    return Node(NodeName(name), NodeUid(f"u-{name}"), Lease(incarnation, 9, fenced, age_s), lrm)
+    return Node(NodeName(name), NodeUid(f"u-{name}"), Lease(incarnation, 9, fenced, age_s, FAST.terms), lrm)
 
 
 def _service(state: State, node: str = "n1", **more: object) -> Service:
@@ -217,20 +217,20 @@ def test_other_paths_are_no_guests(path: str) -> None:
     assert parse_config_path(path) is None
 
 
-def _without_n1(view: View, absent_s: float) -> View:
+def _without_n1(view: View, left_s: float) -> View:
     members = {name: node for name, node in view.nodes.items() if name != "n1"}
-    return replace(view, nodes=members, absent_s={N1: absent_s})
+    return replace(view, nodes=members, leaving_s={N1: left_s})
 
 
 @pytest.mark.parametrize("state", [State.started, State.request_start, State.error])
 def test_the_guests_of_a_removed_node_wait_until_its_keeper_has_surely_ended_them(state: State) -> None:
     view = _view(_service(state))
-    waiting = decide(_without_n1(view, FAST.takeover_after_s), 1000.0)
+    waiting = decide(_without_n1(view, 0.0), 1000.0)
     assert waiting.status is not None
     entry = waiting.status.service_status[SID]
     assert (entry.state, entry.node, waiting.actions) == (state, "n1", ())
     assert "no member" in entry.cause
-    freed = _next(_without_n1(view, SILENT_S))
+    freed = _next(_without_n1(view, -0.1))
     assert (freed.state, freed.target) == (State.recovery, "n2")
 
 
@@ -238,4 +238,4 @@ def test_the_guests_of_a_removed_node_wait_until_its_keeper_has_surely_ended_the
 def test_a_file_that_was_moved_away_from_a_removed_node_does_not_shorten_the_wait(state: State) -> None:
     view = _view(_service(state, target="n2" if state is State.migrate else ""), place="n2")
     assert _next(_without_n1(view, 1.0)).node == "n1"
-    assert _next(_without_n1(view, SILENT_S)).node == "n2"
+    assert _next(_without_n1(view, -0.1)).node == "n2"

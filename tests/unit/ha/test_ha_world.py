@@ -1,11 +1,15 @@
 """What a round reads from the store."""
 
+from functools import partial
 from typing import cast
 
 from clusterfs.client import Listing, StoreClient
+from ha.leases import FAST, LONGEST_TAKEOVER_S, PATIENT, Lease
 from ha.status import MANAGER_STATUS
+from ha.view import Node
 from ha.world import Absences, read_store
 from kvorum.errors import NotFound
+from kvorum.ids import NodeName, NodeUid
 from kvorum.v1 import replica_pb2, store_pb2
 
 
@@ -50,7 +54,24 @@ async def test_a_removed_directory_ha_does_not_make_every_later_reading_look_old
 
 def test_absence_counts_from_the_first_look_and_ends_with_a_return() -> None:
     absences = Absences()
-    assert absences.look(["n1", "n2", ""], ["n1", "n3"], 100.0) == {"n2": 0.0}
-    assert absences.look(["n1", "n2"], ["n1", "n3"], 109.0) == {"n2": 9.0}
-    assert absences.look(["n1", "n2"], ["n1", "n2"], 110.0) == {}
-    assert absences.look(["n1", "n2"], ["n1"], 111.0) == {"n2": 0.0}
+    look = partial(absences.look, longest_s=9.0)
+    assert look(["n1", "n2", ""], _members("n1", "n2"), now=90.0) == {}
+    assert look(["n1", "n2", ""], _members("n1", "n3"), now=100.0) == {"n2": FAST.takeover_after_s}
+    assert look(["n1", "n2"], _members("n1", "n3"), now=109.0) == {"n2": FAST.takeover_after_s - 9.0}
+    assert look(["n1", "n2"], _members("n1", "n2"), now=110.0) == {}
+    assert look(["n1", "n2"], _members("n1"), now=111.0) == {"n2": FAST.takeover_after_s}
+
+
+def test_a_node_that_was_gone_before_anybody_looked_may_have_had_the_longest_lease() -> None:
+    assert Absences().look(["n2"], _members("n1"), 9.0, 100.0) == {"n2": LONGEST_TAKEOVER_S}
+
+
+def test_a_node_that_leaves_just_after_a_longer_profile_was_chosen_may_live_by_it() -> None:
+    absences = Absences()
+    absences.look(["n2"], _members("n1", "n2"), FAST.takeover_after_s, 100.0)
+    assert absences.look(["n2"], _members("n1"), PATIENT.takeover_after_s, 100.5) == {"n2": PATIENT.takeover_after_s}
+
+
+def _members(*names: str) -> dict[NodeName, Node]:
+    lease = Lease(1, 1, False, 0.0, FAST.terms)
+    return {NodeName(name): Node(NodeName(name), NodeUid(f"u-{name}"), lease) for name in names}
