@@ -1,7 +1,7 @@
 """The rounds of kvorum-ha: read, decide, perform; as manager on the Raft leader, as local resource manager on every node.
 
-A round follows each change in the store, and the clock, since leases age without anybody writing. What a round decides is
-refused by the store when it was decided on something old. Nothing is decided here.
+A round follows each change in the store, each process of a guest that ends, and the clock, since leases age without anybody
+writing. What a round decides is refused by the store when it was decided on something old. Nothing is decided here.
 """
 
 import asyncio
@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kvorum.errors import AlreadyExists, ConfigError, KvorumError, NotFound, StaleVersion
+from kvorum.errors import AlreadyExists, ConfigError, KvorumError, StaleVersion
 from kvorum.node import Identity
 
 from . import lrm, manager
+from .acts import Acts
+from .endings import Endings
 from .hands import Hands
 from .lease_state import boottime
+from .mirror import Mirror
 from .status import MANAGER_STATUS, LrmStatus, ManagerStatus, lrm_status_path, render
-from .world import Absences, Complaints, KeeperFiles, Reading, local_view, manager_view, read_profile, read_store
+from .world import Absences, KeeperFiles, Parsed, Reading, local_view, manager_view, read_profile, read_store
 
 if TYPE_CHECKING:
     from clusterfs.client import StoreClient
@@ -41,40 +44,47 @@ class Rounds:
         self._identity = identity
         self._hands = hands
         self._files = files
-        self._complaints = Complaints()
+        self._parsed = Parsed()
         self._absences = Absences()
         self._memory = lrm.Memory(session=uuid.uuid4().hex)
         self._wake = asyncio.Event()
-        self._newest_index = 0
+        self._mirror = Mirror(store, self._wake.set)
+        self._acts = Acts(store)
+        self._endings = Endings(self._wake.set)
+        self._quiet = manager.Quiet()
         self._is_manager = False
         self._is_settled = False
+        self._shutdown: lrm.Shutdown | None = None
+        self._at_rest = asyncio.Event()
         self._trouble = ""
 
     async def run(self) -> None:
         """Until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._listen())
-            group.create_task(self._settle())
-            while True:
-                await self._round(group)
-                try:
-                    async with asyncio.timeout(ROUND_S):
-                        await self._wake.wait()
-                        await asyncio.sleep(SETTLE_S)
-                except TimeoutError:
-                    pass
-                self._wake.clear()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._mirror.run())
+                group.create_task(self._settle())
+                while True:
+                    await self._round(group)
+                    try:
+                        async with asyncio.timeout(ROUND_S):
+                            await self._wake.wait()
+                            await asyncio.sleep(SETTLE_S)
+                    except TimeoutError:
+                        pass
+                    self._wake.clear()
+        finally:
+            self._endings.close()
 
-    async def _listen(self) -> None:
-        """Wakes the rounds at each change of what they read."""
-        while True:
-            try:
-                async for change in self._store.watch(""):
-                    if change.WhichOneof("change") != "bookmark":
-                        self._wake.set()
-            except KvorumError:
-                self._wake.set()
-            await asyncio.sleep(RETRY_S)
+    async def shut_down(self, *, is_reboot: bool, longest_s: float) -> None:
+        """The host goes down: returns when no guest of HA runs here any more, or after so long."""
+        self._shutdown = lrm.Shutdown(is_reboot, boottime())
+        self._wake.set()
+        try:
+            async with asyncio.timeout(longest_s):
+                await self._at_rest.wait()
+        except TimeoutError:
+            log.error("guests of HA still run here after %g s", longest_s)
 
     async def _settle(self) -> None:
         """Starts that an earlier life of this daemon asked for must be over before this life answers any order."""
@@ -84,13 +94,15 @@ class Rounds:
 
     async def _round(self, group: asyncio.TaskGroup) -> None:
         if self._identity.witness:
+            self._at_rest.set()
             return  # has no guests, and leads only until another node can
+        if not self._mirror.index:
+            return
         try:
-            reading = await read_store(self._store)
+            reading = await read_store(self._store, self._mirror)
             # A replica that has just started shows the past until it has caught up: decide nothing on it.
-            if not reading.replica.ready or reading.applied_index < self._newest_index:
+            if not reading.replica.ready:
                 return
-            self._newest_index = reading.applied_index
             await self._manage(reading)
             if self._is_settled:
                 await self._keep_local(reading, group)
@@ -115,7 +127,9 @@ class Rounds:
             log.info("this node is %s", "the manager now" if self._is_manager else "no longer the manager")
         if not self._is_manager:
             return
-        view = manager_view(reading, self._identity, self._complaints, self._absences, now=boottime())
+        view = manager_view(reading, self._identity, self._parsed, self._absences, now=boottime())
+        if self._quiet.is_same(view, reading.revision, time.time()):
+            return
         decision = manager.decide(view, time.time())
         if decision.status is not None and not await self._write_status(decision.status, view.status_version):
             self._wake.set()
@@ -123,9 +137,11 @@ class Rounds:
         for line in decision.journal:
             log.info("%s", line)
         for action in decision.actions:
-            await self._act(action)
+            await self._acts.perform(action)
         if decision.status is not None or decision.actions:
             self._wake.set()
+        else:
+            self._quiet.keep(view, reading.revision, time.time())
 
     async def _write_status(self, status: ManagerStatus, version: int) -> bool:
         """False when another manager has written meanwhile: then nothing of the decision counts."""
@@ -143,32 +159,14 @@ class Rounds:
             return False
         return True
 
-    async def _act(self, action: manager.Action) -> None:
-        try:
-            match action:
-                case manager.FenceLease():
-                    await self._store.fence_lease(action.uid, action.incarnation, action.renewal, deadline_s=PERFORM_S)
-                    log.warning("fenced %s (lease %d): %s", action.node, action.incarnation, action.cause)
-                case manager.MoveConfig():
-                    await self._store.move(
-                        action.path,
-                        action.new_path,
-                        expected_version=action.expected_version,
-                        reason=action.cause,
-                        author="ha",
-                        deadline_s=PERFORM_S,
-                    )
-                    log.info("%s: moved %s to %s (%s)", action.sid, action.path, action.new_path, action.cause)
-        except (StaleVersion, NotFound, AlreadyExists) as error:
-            log.info("overtaken: %s", error)
-
     # As local resource manager
 
     async def _keep_local(self, reading: Reading, group: asyncio.TaskGroup) -> None:
-        view = await local_view(reading, self._identity, self._files, self._complaints)
+        view, processes = await local_view(reading, self._identity, self._files, self._parsed, self._shutdown)
+        self._endings.watch(processes)
         self._memory, steps = lrm.step(self._memory, view, boottime())
         known = self._files.profile()
-        profile = read_profile(reading, self._complaints) or known
+        profile = read_profile(reading, self._parsed) or known
         if (steps.register, steps.is_lease_wanted, profile) != (view.registered, view.is_lease_wanted, known):
             self._files.register(steps.register, is_lease_wanted=steps.is_lease_wanted, profile=profile)
             self._wake.set()
@@ -177,6 +175,8 @@ class Rounds:
             group.create_task(self._perform(action))
         if lrm.is_news(steps.status, view.written):
             await self._write_lrm_status(steps.status, reading)
+        if self._shutdown is not None and steps.is_at_rest:
+            self._at_rest.set()
 
     async def _perform(self, action: lrm.Action) -> None:
         done = await self._hands.perform(action)

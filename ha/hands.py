@@ -31,9 +31,9 @@ log = logging.getLogger(__name__)
 CALLER = (("kvorum-caller", "ha"),)
 CALL_S = 10.0
 START_S = 120.0
-# A graceful end, then a hard one.
-SHUTDOWN_S = 60
-STOP_S = 120.0
+# For a hard end, after what a graceful one was given.
+STOP_S = 60.0
+MIGRATE_POLL_S = 600.0
 KILL_S = 10.0
 SETTLE_POLL_S = 0.5
 # Tasks that may bring a guest to run on this node.
@@ -59,7 +59,9 @@ class Hands:
                 case lrm.Start():
                     await self._start(action.sid, action.incarnation)
                 case lrm.Stop():
-                    await self._stop(action.sid)
+                    await self._stop(action.sid, action.timeout_s)
+                case lrm.Migrate():
+                    await self._migrate(action.sid, action.target)
                 case lrm.KillLeftover():
                     await _kill(action.sid)
         except KvorumError as error:
@@ -68,7 +70,7 @@ class Hands:
         except grpc.aio.AioRpcError as error:
             cause = from_rpc_error(error).message
             log.warning("%s: %s failed: %s", action.sid, type(action).__name__.lower(), cause)
-        return lrm.Done(action.sid, action.uid, isinstance(action, lrm.Start), cause)
+        return lrm.Done(action.sid, action.uid, isinstance(action, lrm.Start | lrm.Migrate), cause)
 
     async def settle(self, sid: str = "") -> None:
         """Until the agent has answered that it starts nothing (of `sid`) any more. It may take as long as the agent is away."""
@@ -97,12 +99,42 @@ class Hands:
             await self.settle(sid)
             raise
 
-    async def _stop(self, sid: str) -> None:
-        request = guest_pb2.ShutdownGuestRequest(
-            name=guest_resource(parse_sid(sid)[1]), timeout_seconds=SHUTDOWN_S, force_stop=True
-        )
+    async def _stop(self, sid: str, timeout_s: int) -> None:
+        name = guest_resource(parse_sid(sid)[1])
+        if not timeout_s:
+            stopped = await self._guests.StopGuest(
+                guest_pb2.StopGuestRequest(name=name), timeout=CALL_S, metadata=CALLER
+            )
+            await self._wait(stopped.task, STOP_S)
+            return
+        request = guest_pb2.ShutdownGuestRequest(name=name, timeout_seconds=timeout_s, force_stop=True)
         answer = await self._guests.ShutdownGuest(request, timeout=CALL_S, metadata=CALLER)
-        await self._wait(answer.task, STOP_S)
+        await self._wait(answer.task, timeout_s + STOP_S)
+
+    async def _migrate(self, sid: str, target: str) -> None:
+        """Local disks go along, as in Proxmox VE. However long it takes: the agent ends what does not get on."""
+        vmid = parse_sid(sid)[1]
+        request = guest_pb2.MigrateGuestRequest(
+            name=guest_resource(vmid), target_node=node_resource(target), with_local_disks=True
+        )
+        answer = await self._guests.MigrateGuest(request, timeout=CALL_S, metadata=CALLER)
+        while True:
+            try:
+                await self._wait(answer.task, MIGRATE_POLL_S)
+                return
+            except grpc.aio.AioRpcError:
+                # The agent went away, or takes its time; a task that it does not know any more answers that it is over.
+                await asyncio.sleep(SETTLE_POLL_S)
+                if not await self._is_running(answer.task, vmid):
+                    raise
+
+    async def _is_running(self, upid: str, vmid: int) -> bool:
+        request = task_pb2.ListTasksRequest(node=node_resource(self._node), vmid=vmid, running_only=True)
+        try:
+            answer = await self._tasks.ListTasks(request, timeout=CALL_S, metadata=CALLER)
+        except grpc.aio.AioRpcError:
+            return True  # nobody knows; asked again
+        return any(task.upid == upid for task in answer.tasks)
 
     async def _wait(self, upid: str, timeout_s: float) -> None:
         request = task_pb2.WaitTaskRequest(upid=upid, timeout_seconds=int(timeout_s))

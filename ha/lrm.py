@@ -15,8 +15,9 @@ from kvorum.errors import Fenced
 from kvorum.ids import NodeName, Sid
 
 from .lease_state import LIVE, LeaseState, may_start
-from .resources import Resource
-from .status import LrmStatus, ManagerStatus, Result, Service, State
+from .options import Options, ShutdownPolicy
+from .resources import Request, Resource
+from .status import LETTING_GO, LrmStatus, ManagerStatus, Mode, NodeState, Result, Service, State
 
 # A guest that ran this long has started well; what ends it later counts as a new failure, not as one more.
 PROVEN_S = 30.0
@@ -24,6 +25,10 @@ RETRY_FIRST_S = 1.0
 RETRY_MAX_S = 60.0
 # For a migration to end its own source; then what is left of the guest is killed here.
 RELEASE_GRACE_S = 10.0
+DEFAULT_STOP_S = 60
+# A node that goes down gives the manager so long to take up what becomes of its guests, then ends them by itself.
+FREEZE_GRACE_S = 10.0
+FAILOVER_GRACE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +40,20 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Gracefully, and hard when that takes too long."""
+    """Gracefully, and hard when that takes longer than `timeout_s`; 0 is hard at once."""
 
     sid: Sid
     uid: str
+    timeout_s: int = DEFAULT_STOP_S
+
+
+@dataclass(frozen=True, slots=True)
+class Migrate:
+    """Live, to another node. The agents do it; how it ended shows in where the file lies then."""
+
+    sid: Sid
+    uid: str
+    target: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +64,7 @@ class KillLeftover:
     uid: str
 
 
-Action = Start | Stop | KillLeftover
+Action = Start | Stop | Migrate | KillLeftover
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +91,14 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class Shutdown:
+    """The host goes down as it should. Times on the boot-time clock."""
+
+    is_reboot: bool
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
 class LocalView:
     """All of one moment; the store's part as this node's replica has applied it, never older than a view before."""
 
@@ -92,6 +115,8 @@ class LocalView:
     # As it is in guests.json.
     registered: tuple[str, ...]
     is_lease_wanted: bool
+    options: Options = field(default_factory=Options)
+    shutdown: Shutdown | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +127,8 @@ class Steps:
     # To be written to guests.json if it differs from what is there.
     register: tuple[str, ...]
     is_lease_wanted: bool
+    # The host may go down: nothing that HA looks after runs here any more.
+    is_at_rest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +137,7 @@ class Done:
 
     sid: str
     uid: str
+    # Whether its success begins something: a start, or a migration.
     is_start: bool
     cause: str = ""
 
@@ -130,19 +158,49 @@ def step(memory: Memory, view: LocalView, now: float) -> tuple[Memory, Steps]:
     """`now` on the boot-time clock."""
     mine = {sid: order for sid, order in sorted(view.status.service_status.items()) if order.node == view.node}
     memory = _forget(memory, mine)
+    mode = _mode(view, now)
     actions: list[Action] = []
-    for sid, order in mine.items():
-        memory, action = _carry_out(memory, view, Sid(sid), order, now)
+    # Disarmed, nothing is guarded, so nothing is known about what runs; and a person may be at work.
+    for sid, order in () if view.status.is_disarmed else mine.items():
+        memory, action = _carry_out(memory, view, Sid(sid), order, now, mode=mode)
         if action is not None:
             memory = replace(memory, busy=memory.busy | {sid})
             actions.append(action)
-    status = _status(memory, view, mine)
-    return memory, Steps(tuple(actions), status, _register(view), bool(_wanted(view)))
+    status = _status(memory, view, mine, mode)
+    is_at_rest = not (view.running or memory.busy or actions)
+    return memory, Steps(tuple(actions), status, _register(view), bool(_wanted(view)), is_at_rest)
+
+
+def _mode(view: LocalView, now: float) -> Mode:
+    """What becomes of the guests here. One in maintenance that goes down lets them go on moving."""
+    is_drained = view.status.is_drained(view.node)
+    if view.status.is_disarmed:
+        return Mode.disarm
+    if view.shutdown is None:
+        return Mode.maintenance if is_drained else Mode.active
+    policy = view.options.shutdown_policy
+    if policy is ShutdownPolicy.conditional:
+        policy = ShutdownPolicy.freeze if view.shutdown.is_reboot else ShutdownPolicy.failover
+    if is_drained or policy is ShutdownPolicy.migrate:
+        is_over = now - view.shutdown.since >= view.options.shutdown_deadline_s
+        return Mode.shutdown if is_over else Mode.maintenance
+    return Mode.restart if policy is ShutdownPolicy.freeze else Mode.shutdown
+
+
+def _patience_s(view: LocalView, mode: Mode) -> float:
+    """From the beginning of a shutdown: then guests are stopped here, whatever the manager says."""
+    if mode is Mode.restart:
+        return FREEZE_GRACE_S
+    is_draining = view.status.is_drained(view.node) or view.options.shutdown_policy is ShutdownPolicy.migrate
+    return (view.options.shutdown_deadline_s if is_draining else 0.0) + FAILOVER_GRACE_S
 
 
 def _wanted(view: LocalView) -> set[str]:
-    """Every resource of the cluster is guarded on every node: a guest may migrate in at any time."""
-    return {*view.resources, *view.status.service_status}
+    """Every resource of the cluster is guarded on every node: a guest may migrate in at any time. None while disarmed."""
+    if view.status.is_disarmed:
+        return set()
+    looked_after = {sid for sid, resource in view.resources.items() if resource.request is not Request.ignored}
+    return {*looked_after, *view.status.service_status}
 
 
 def _register(view: LocalView) -> tuple[str, ...]:
@@ -153,7 +211,7 @@ def _register(view: LocalView) -> tuple[str, ...]:
     return tuple(sorted({*wanted, *view.written.tracked}))
 
 
-def _status(memory: Memory, view: LocalView, mine: Mapping[str, Service]) -> LrmStatus:
+def _status(memory: Memory, view: LocalView, mine: Mapping[str, Service], mode: Mode) -> LrmStatus:
     is_live = view.lease.phase == LIVE
     acknowledged = _wanted(view) & set(view.lease.sids) & set(view.registered)
     uids = {order.uid for order in mine.values()}
@@ -161,7 +219,7 @@ def _status(memory: Memory, view: LocalView, mine: Mapping[str, Service]) -> Lrm
     return LrmStatus(
         # pve-ha-lrm's words: waiting is what a node does that has nothing to guard.
         state="active" if is_live else "lost_agent_lock" if view.registered else "wait_for_agent_lock",
-        mode="active",
+        mode=mode,
         results={**kept, **memory.results},
         timestamp=view.written.timestamp,
         incarnation=view.lease.incarnation if is_live else view.written.incarnation,
@@ -177,20 +235,57 @@ def _forget(memory: Memory, mine: Mapping[str, Service]) -> Memory:
     return replace(memory, attempts=attempts, results=results)
 
 
-def _carry_out(memory: Memory, view: LocalView, sid: Sid, order: Service, now: float) -> tuple[Memory, Action | None]:
+def _carry_out(
+    memory: Memory, view: LocalView, sid: Sid, order: Service, now: float, *, mode: Mode
+) -> tuple[Memory, Action | None]:
     if sid in memory.busy or view.written.session != memory.session:
         return memory, None
     if order.uid not in memory.attempts:
         memory = replace(memory, attempts={**memory.attempts, order.uid: Attempt(seen_at=now)})
+    if view.shutdown is not None and now - view.shutdown.since >= _patience_s(view, mode):
+        return _end_for_shutdown(memory, view, sid, order, now)
     match order.state:
         case State.started:
-            return _keep_running(memory, view, sid, order, now)
-        case State.request_stop | State.stopped:
+            # A guest that was ended for the shutdown must not come up again.
+            return _keep_running(memory, view, sid, order, now) if view.shutdown is None else (memory, None)
+        case State.request_stop | State.stopped | State.relocate:
             return _keep_stopped(memory, view, sid, order, now)
         case State.migrate:
+            if order.cmd and sid in view.configs:
+                return _carry_away(memory, view, sid, order, now)
             return _let_go(memory, view, sid, order, now)
+        case State.freeze if mode is Mode.restart:
+            return _end_for_shutdown(memory, view, sid, order, now)
         case _:
             return memory, None
+
+
+def _end_for_shutdown(
+    memory: Memory, view: LocalView, sid: Sid, order: Service, now: float
+) -> tuple[Memory, Action | None]:
+    """Ends what runs, and answers nothing: the order stays with this node unless the manager asked for it back."""
+    if order.state in LETTING_GO:
+        return _keep_stopped(memory, view, sid, order, now)
+    if sid not in view.running or now < memory.attempts[order.uid].next_at:
+        return memory, None
+    return memory, Stop(sid, order.uid) if sid in view.configs else KillLeftover(sid, order.uid)
+
+
+def _carry_away(memory: Memory, view: LocalView, sid: Sid, order: Service, now: float) -> tuple[Memory, Action | None]:
+    """One try; what comes of it shows in where the file lies. Here still after the try: it stays here."""
+    attempt = memory.attempts[order.uid]
+    if not _is_of_this_life(view, order) or _has_failed(memory, view, order):
+        return memory, None
+    if attempt.failures:
+        return _answer(memory, sid, order, 1, attempt.cause), None
+    if attempt.started_at is not None:
+        # The agent says that it went well; the file's new place is on its way to us, unless somebody moved it back.
+        if now - attempt.started_at >= RELEASE_GRACE_S:
+            return _answer(memory, sid, order, 1, "its config file is here again"), None
+        return memory, None
+    if view.status.node_status.get(order.target) is NodeState.fence:
+        return _answer(memory, sid, order, 1, f"{order.target} is being fenced"), None
+    return memory, Migrate(sid, order.uid, order.target)
 
 
 def _keep_running(
@@ -233,7 +328,8 @@ def _keep_stopped(
         return (_answer(memory, sid, order, 0) if _is_guarded(view, sid) else memory), None
     if now < memory.attempts[order.uid].next_at:
         return memory, None
-    return memory, Stop(sid, order.uid) if sid in view.configs else KillLeftover(sid, order.uid)
+    timeout_s = order.timeout if order.timeout is not None else DEFAULT_STOP_S
+    return memory, Stop(sid, order.uid, timeout_s) if sid in view.configs else KillLeftover(sid, order.uid)
 
 
 def _let_go(memory: Memory, view: LocalView, sid: Sid, order: Service, now: float) -> tuple[Memory, Action | None]:

@@ -28,15 +28,53 @@ class State(StrEnum):
     request_stop = "request_stop"
     stopped = "stopped"
     migrate = "migrate"
+    relocate = "relocate"
+    freeze = "freeze"
     fence = "fence"
     recovery = "recovery"
     error = "error"
 
 
+# Orders that are fulfilled when the guest does not run on the node, and nothing there will start it.
+LETTING_GO = frozenset({State.request_stop, State.stopped, State.migrate, State.relocate})
+
+
 class NodeState(StrEnum):
     online = "online"
+    maintenance = "maintenance"
     unknown = "unknown"
     fence = "fence"
+    # No member any more; remembered for an hour.
+    gone = "gone"
+
+
+class Mode(StrEnum):
+    """Of a local resource manager: what becomes of the guests of its node."""
+
+    active = "active"
+    # The node goes down, its guests stay with it.
+    restart = "restart"
+    # The node goes down, its guests are stopped and start elsewhere.
+    shutdown = "shutdown"
+    # The node keeps no guests; they move away.
+    maintenance = "maintenance"
+    disarm = "disarm"
+
+
+class Remedy(StrEnum):
+    """What a person can do, without danger, about a resource that does not go on. `kvorum ha explain` has the sentences."""
+
+    wait = "wait"
+    # Request `disabled`: gives it up, and clears what went wrong.
+    disable = "disable"
+    # Mend the guest or the node that would not do; then nothing more, or disable and start.
+    mend = "mend"
+    # Make sure that the node is off, and remove it from the cluster.
+    remove_node = "remove-node"
+    # Bring the node back.
+    revive_node = "revive-node"
+    # Make room: add a node, loosen a rule, end maintenance.
+    make_room = "make-room"
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -49,8 +87,23 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     incarnation: int
     # Why it is in this state, in a sentence.
     cause: str = ""
-    # Where it goes: migrate and recovery.
+    # Where it goes: migrate, relocate and recovery.
     target: str = ""
+    # The order's verb and its argument, as in Proxmox VE. A `migrate` without one follows a file that has moved already.
+    cmd: tuple[str, ...] = ()
+    # The operator's command that this carries out, by its id.
+    command: str = ""
+    # Seconds for a graceful stop; 0 pulls the plug.
+    timeout: int | None = None
+    # Where it was before maintenance drove it away.
+    maintenance_node: str = ""
+    # Moves in a row that failed, and when the next may be tried, seconds since the epoch.
+    moves_failed: int = 0
+    move_after: int = 0
+    # In recovery: whoever held the guest on its node is surely gone.
+    after_fence: int = 0
+    # What a person can do now.
+    remedies: tuple[Remedy, ...] = ()
     failed_nodes: tuple[str, ...] = ()
     # Failures in a row, for the back-off; and when error is tried again, seconds since the epoch.
     failures: int = 0
@@ -58,12 +111,63 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     running: int = 0
 
 
-class ManagerStatus(msgspec.Struct, frozen=True, kw_only=True):
+class AnswerState(StrEnum):
+    accepted = "accepted"
+    done = "done"
+    failed = "failed"
+    refused = "refused"
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """To an operator's command. `version`: of the file that held it; another file of that name is another command."""
+
+    version: int
+    command: str
+    state: AnswerState
+    cause: str = ""
+    sid: str = ""
+    node: str = ""
+    # Seconds since the epoch.
+    at: int = 0
+
+
+class DisarmState(StrEnum):
+    # What is under way is finished first.
+    disarming = "disarming"
+    # No lease is held, no node is fenced, nothing is recovered.
+    disarmed = "disarmed"
+
+
+class Disarm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Proxmox VE's record, with an end: HA arms itself again `for_s` after `since`, seconds since the epoch."""
+
+    mode: str
+    state: DisarmState
+    since: int
+    for_s: int
+    # What is waited for, or that it is complete.
+    cause: str = ""
+
+
+class ManagerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     master_node: str = ""
     # Seconds since the epoch, of the last change.
     timestamp: int = 0
     node_status: dict[str, NodeState] = {}
     service_status: dict[str, Service] = {}
+    # By node: `{"maintenance": 1}`.
+    node_request: dict[str, dict[str, int]] = {}
+    disarm: Disarm | None = None
+    # By id of the operator's command.
+    answers: dict[str, Answer] = {}
+
+    @property
+    def is_disarmed(self) -> bool:
+        return self.disarm is not None and self.disarm.state is DisarmState.disarmed
+
+    def is_drained(self, node: str) -> bool:
+        """Whether an operator wants no guests there."""
+        return bool(self.node_request.get(node, {}).get("maintenance"))
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -77,7 +181,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class LrmStatus(msgspec.Struct, frozen=True, kw_only=True):
     state: str = "wait_for_agent_lock"
-    mode: str = "active"
+    mode: Mode = Mode.active
     # By uid of the order.
     results: dict[str, Result] = {}
     timestamp: int = 0

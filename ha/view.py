@@ -11,8 +11,13 @@ from kvorum.errors import InvalidInput
 from kvorum.ids import NodeName, NodeUid, Sid, parse_sid
 
 from .leases import Lease
+from .load import Demand, Use
+from .options import Options
 from .resources import Resource
+from .rules import Compiled
 from .status import LrmStatus, ManagerStatus
+
+COMMANDS_DIR = "ha/commands"
 
 _DIRECTORIES = {"qemu-server": "vm", "lxc": "ct"}
 _FOLDERS = {kind: folder for folder, kind in _DIRECTORIES.items()}
@@ -26,6 +31,9 @@ class Node:
     uid: NodeUid
     lease: Lease | None = None
     lrm: LrmStatus = field(default_factory=LrmStatus)
+    # Nothing where it is not known: then guests are counted.
+    capacity: Use = field(default_factory=Use)
+    measured: Use | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,19 @@ class Config:
 
     node: NodeName
     version: int
+    # What holds the guest: backup, migrate, ... Empty when nothing does.
+    lock: str = ""
+    # What the guest may use at most, and what it was measured to use.
+    demand: Demand = field(default_factory=Demand)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A file in `ha/commands`: one of Proxmox VE's verbs with its arguments. Name and version make it one command."""
+
+    id: str
+    version: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +73,19 @@ class View:
     status_version: int
     # Of nodes of the status that are no members any more: when what they guarded has surely ended, from now.
     leaving_s: Mapping[NodeName, float] = field(default_factory=dict)
+    # What operators ask for, in the order of their ids.
+    commands: tuple[Command, ...] = ()
+    rules: Compiled = field(default_factory=Compiled)
+    options: Options = field(default_factory=Options)
 
 
 def config_path(sid: str, node: str) -> str:
     kind, vmid = parse_sid(sid)
     return f"nodes/{node}/{_FOLDERS[kind]}/{vmid}.conf"
+
+
+def command_path(command_id: str) -> str:
+    return f"{COMMANDS_DIR}/{command_id}"
 
 
 def parse_config_path(path: str) -> tuple[Sid, NodeName] | None:

@@ -1,43 +1,64 @@
-"""Reads what the pure cores decide on: the store through clusterfs, the keeper's files, the processes of this host.
+"""Reads what the pure cores decide on: the mirror of the store, its leases, the keeper's files, the processes of this host.
 
-One `Reading` serves a whole round. Its parts are read one after the other, manager_status first and leases last, so that
-whatever changes in between makes a decision refused or too careful, never too bold. No decisions here.
+One `Reading` serves a whole round. The files in it are those of the mirror, the leases are asked for after that, so
+that whatever changes in between makes a decision refused or too careful, never too bold. What a file says is read once
+for each of its versions. No decisions here.
 """
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from kvorum.errors import ConfigError, InvalidInput, NotFound
+from kvorum.config import GuestConfig, parse_properties
+from kvorum.errors import ConfigError, InvalidInput, KvorumError
 from kvorum.ids import NodeName, NodeUid, Sid
 from kvorum.node import Identity, write_atomically
 
 from . import lease_state, lrm
-from .keeper.processes import Guarded, scan
+from .keeper.processes import Found, Guarded, scan
 from .leases import DEFAULT, LONGEST_TAKEOVER_S, Lease, Profile, Terms
+from .load import Demand, Use
+from .options import DATACENTER_CFG, Options, parse_options
 from .resources import RESOURCES_CFG, Resource, parse_resources
+from .rules import RULES_CFG, Compiled, RuleCache, Rules, parse_rules
 from .settings import SETTINGS_CFG, parse_settings
-from .status import MANAGER_STATUS, LrmStatus, lrm_status_path, parse_lrm_status, parse_manager_status
-from .view import Config, Node, View, parse_config_path
+from .status import (
+    MANAGER_STATUS,
+    LrmStatus,
+    ManagerStatus,
+    lrm_status_path,
+    parse_lrm_status,
+    parse_manager_status,
+)
+from .view import COMMANDS_DIR, Command, Config, Node, View, parse_config_path
 
 if TYPE_CHECKING:
     from clusterfs.client import StoreClient
     from kvorum.v1 import replica_pb2, store_pb2
 
+    from .mirror import Mirror
+
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_MIB = 1 << 20
+# A person's words, not a book.
+_MAX_COMMAND_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The store as this node's replica had applied it, at `applied_index` or later."""
+    """The store as this node's replica had it, or a moment before."""
 
     files: Mapping[str, "store_pb2.Entry"]
-    applied_index: int
+    # Of the mirror: the same number, the same files.
+    revision: int
     replica: "replica_pb2.GetReplicaStatusResponse"
     leases: "replica_pb2.ListLeasesResponse"
 
@@ -50,35 +71,59 @@ class Reading:
         return entry.version if entry is not None else 0
 
 
-@dataclass(slots=True)
-class Complaints:
-    """Files that do not parse, each said once until it changes."""
+class Parsed:
+    """What files say, kept as long as they have not changed. What does not parse is complained about once."""
 
-    said: dict[str, int] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._held: dict[str, tuple[int, object]] = {}
+        self._rules = Rules()
+        self._cache = RuleCache()
+        self._compiled = Compiled()
+        self._configs: tuple[int, Mapping[Sid, Config]] = (-1, {})
 
-    def say(self, error: ConfigError, path: str, version: int) -> None:
-        if self.said.get(path) != version:
-            self.said[path] = version
-            log.error("%s: %s (%s)", path, error, error.remedy or "mend the file")
+    def get(self, reading: Reading, path: str, parse: Callable[[bytes], T]) -> T:
+        """Raises ConfigError, each time."""
+        version = reading.version(path)
+        held = self._held.get(path)
+        if held is None or held[0] != version:
+            try:
+                held = (version, parse(reading.content(path)))
+            except ConfigError as error:
+                log.error("%s: %s (%s)", path, error, error.remedy or "mend the file")
+                held = (version, error)
+            except UnicodeDecodeError:
+                log.error("%s is no text", path)
+                held = (version, ConfigError("it is no text", path=path))
+            self._held[path] = held
+        if isinstance(held[1], ConfigError):
+            raise held[1]
+        return held[1]  # type: ignore[return-value]
+
+    def configs(self, reading: Reading) -> Mapping[Sid, Config]:
+        """Of all guests; the same mapping until a file changes."""
+        if self._configs[0] != reading.revision:
+            self._held = {path: held for path, held in self._held.items() if path in reading.files}
+            self._configs = (reading.revision, _configs(reading, self))
+        return self._configs[1]
+
+    def rules(self, reading: Reading, resources: Iterable[Sid], nodes: Iterable[NodeName]) -> Compiled:
+        """A file that does not parse changes nothing; in the first look it is as if there were no rules."""
+        with suppress(ConfigError):
+            self._rules = self.get(reading, RULES_CFG, _parse_rules)
+        compiled = self._cache.compile(self._rules, frozenset(resources), frozenset(nodes))
+        if compiled is not self._compiled:
+            self._compiled = compiled
+            for conflict in compiled.conflicts:
+                log.warning("%s: %s", RULES_CFG, conflict)
+        return compiled
 
 
-async def read_store(store: "StoreClient") -> Reading:
+async def read_store(store: "StoreClient", mirror: "Mirror") -> Reading:
     """Raises Unreachable, Refused (no replica runs)."""
-    status = await _listing(store, "ha")
-    nodes = await _listing(store, "nodes")
+    files, revision = mirror.snapshot(), mirror.revision
     replica = await store.status()
     leases = await store.list_leases()
-    files = {entry.path: entry for entry in (*status[0], *nodes[0])}
-    # Without a directory `ha` (nobody has used HA, or somebody removed it) its listing tells no index; the later one does.
-    return Reading(files=files, applied_index=status[1] or nodes[1], replica=replica, leases=leases)
-
-
-async def _listing(store: "StoreClient", path: str) -> tuple[tuple["store_pb2.Entry", ...], int]:
-    try:
-        found = await store.list(path, recursive=True, with_content=True)
-    except NotFound:
-        return (), 0
-    return found.entries, found.applied_index
+    return Reading(files=files, revision=revision, replica=replica, leases=leases)
 
 
 @dataclass(slots=True)
@@ -106,9 +151,7 @@ class Absences:
         return left
 
 
-def manager_view(
-    reading: Reading, identity: Identity, complaints: Complaints, absences: Absences, *, now: float
-) -> View:
+def manager_view(reading: Reading, identity: Identity, parsed: Parsed, absences: Absences, *, now: float) -> View:
     """`now` on the boot-time clock. Raises ConfigError when the manager's own status cannot be read."""
     leases = {
         lease.uid: Lease(
@@ -126,87 +169,141 @@ def manager_view(
             name=NodeName(member.name),
             uid=NodeUid(member.uid),
             lease=leases.get(member.uid),
-            lrm=_lrm_status(reading, member.name, complaints),
+            lrm=_lrm_status(reading, member.name, parsed),
         )
         for member in reading.replica.members
         if not member.witness  # runs no guests, so nothing is placed there
     }
-    status = parse_manager_status(reading.content(MANAGER_STATUS))
-    holders = [service.node for service in status.service_status.values()]
-    profile = read_profile(reading, complaints) or DEFAULT
+    status = _manager_status(reading, parsed)
+    holders = [*(service.node for service in status.service_status.values()), *status.node_status]
+    resources = _resources(reading, parsed)
+    profile = read_profile(reading, parsed) or DEFAULT
     return View(
         is_leader=reading.leases.leader,
         is_quorate=reading.leases.quorate,
         self_node=identity.node_name,
         nodes=nodes,
-        resources=_resources(reading, complaints),
-        configs=_configs(reading),
+        resources=resources,
+        configs=parsed.configs(reading),
         status=status,
         status_version=reading.version(MANAGER_STATUS),
         leaving_s=absences.look(holders, nodes, profile.takeover_after_s, now),
+        commands=_commands(reading),
+        rules=parsed.rules(reading, resources if resources is not None else map(Sid, status.service_status), nodes),
+        options=_options(reading, parsed),
     )
 
 
-def read_profile(reading: Reading, complaints: Complaints) -> Profile | None:
+def read_profile(reading: Reading, parsed: Parsed) -> Profile | None:
     """As the settings have it; None when they cannot be read or are not safe, and all goes on as it is."""
     try:
-        return parse_settings(reading.content(SETTINGS_CFG).decode(errors="replace")).profile
-    except ConfigError as error:
-        complaints.say(error, SETTINGS_CFG, reading.version(SETTINGS_CFG))
+        return parsed.get(
+            reading, SETTINGS_CFG, lambda content: parse_settings(content.decode(errors="replace")).profile
+        )
+    except ConfigError:
         return None
 
 
 async def local_view(
-    reading: Reading, identity: Identity, files: "KeeperFiles", complaints: Complaints
-) -> lrm.LocalView:
-    """Raises ConfigError when the manager's status cannot be read: its orders are unknown, nothing is begun or ended."""
+    reading: Reading, identity: Identity, files: "KeeperFiles", parsed: Parsed, shutdown: lrm.Shutdown | None = None
+) -> tuple[lrm.LocalView, tuple[Found, ...]]:
+    """And the processes that it saw. Raises ConfigError when the manager's status cannot be read: its orders are unknown,
+    nothing is begun or ended."""
     registered = files.registered()
-    running = await asyncio.to_thread(running_guests, registered)
-    return lrm.LocalView(
+    processes = await asyncio.to_thread(guest_processes, registered)
+    view = lrm.LocalView(
         node=identity.node_name,
         lease=files.lease(identity.uid),
-        status=parse_manager_status(reading.content(MANAGER_STATUS)),
-        resources=_resources(reading, complaints) or {},
-        configs=frozenset(sid for sid, config in _configs(reading).items() if config.node == identity.name),
-        running=running,
-        written=_lrm_status(reading, identity.name, complaints),
+        status=_manager_status(reading, parsed),
+        resources=_resources(reading, parsed) or {},
+        configs=_own_configs(reading, identity.name),
+        running=frozenset(found.sid for found in processes),
+        written=_lrm_status(reading, identity.name, parsed),
         registered=registered,
         is_lease_wanted=files.is_lease_wanted(),
+        options=_options(reading, parsed),
+        shutdown=shutdown,
     )
+    return view, processes
 
 
-def running_guests(sids: Iterable[str]) -> frozenset[str]:
-    """Guests of which a process is on this host, paused ones included."""
-    return frozenset(found.sid for found in scan(Guarded(sid) for sid in sids))
+def guest_processes(sids: Iterable[str]) -> tuple[Found, ...]:
+    """Of guests on this host, paused ones included."""
+    return tuple(scan(Guarded(sid) for sid in sids))
 
 
-def _resources(reading: Reading, complaints: Complaints) -> Mapping[Sid, Resource] | None:
+def _manager_status(reading: Reading, parsed: Parsed) -> ManagerStatus:
+    return parsed.get(reading, MANAGER_STATUS, parse_manager_status)
+
+
+def _resources(reading: Reading, parsed: Parsed) -> Mapping[Sid, Resource] | None:
     try:
-        return parse_resources(reading.content(RESOURCES_CFG).decode())
-    except UnicodeDecodeError:
-        error = ConfigError("it is no text", path=RESOURCES_CFG)
-    except ConfigError as found:
-        error = found
-    complaints.say(error, RESOURCES_CFG, reading.version(RESOURCES_CFG))
-    return None
+        return parsed.get(reading, RESOURCES_CFG, lambda content: parse_resources(content.decode()))
+    except ConfigError:
+        return None
 
 
-def _lrm_status(reading: Reading, node: str, complaints: Complaints) -> LrmStatus:
+def _options(reading: Reading, parsed: Parsed) -> Options:
+    return parsed.get(reading, DATACENTER_CFG, _parse_options)
+
+
+def _parse_rules(content: bytes) -> Rules:
+    rules = parse_rules(content)
+    for problem in rules.problems:
+        log.warning("%s: %s", RULES_CFG, problem)
+    return rules
+
+
+def _parse_options(content: bytes) -> Options:
+    options = parse_options(content.decode(errors="replace"))
+    for problem in options.problems:
+        log.warning("%s", problem)
+    return options
+
+
+def _lrm_status(reading: Reading, node: str, parsed: Parsed) -> LrmStatus:
     """A damaged one counts as none: nothing is known of that node, so nothing of it is recovered."""
     path = lrm_status_path(node)
     try:
-        return parse_lrm_status(reading.content(path), path)
-    except ConfigError as error:
-        complaints.say(error, path, reading.version(path))
+        return parsed.get(reading, path, lambda content: parse_lrm_status(content, path))
+    except ConfigError:
         return LrmStatus()
 
 
-def _configs(reading: Reading) -> Mapping[Sid, Config]:
+def _own_configs(reading: Reading, node: str) -> frozenset[str]:
+    guests = (parse_config_path(path) for path in reading.files if path.startswith(f"nodes/{node}/"))
+    return frozenset(guest[0] for guest in guests if guest is not None)
+
+
+def _configs(reading: Reading, parsed: Parsed) -> Mapping[Sid, Config]:
     configs: dict[Sid, Config] = {}
     for path, entry in reading.files.items():
-        if (guest := parse_config_path(path)) is not None:
-            configs[guest[0]] = Config(node=guest[1], version=entry.version)
+        if (guest := parse_config_path(path)) is None:
+            continue
+        sid, node = guest
+        lock, demand = parsed.get(reading, path, _parse_guest)
+        configs[sid] = Config(node=node, version=entry.version, lock=lock, demand=demand)
     return configs
+
+
+def _parse_guest(content: bytes) -> tuple[str, Demand]:
+    """What holds the guest, and what it may use at most. A file that does not parse holds nothing and asks for nothing."""
+    try:
+        config = GuestConfig.parse(content)
+        cores = int(config.get("cores", "0")) * max(1, int(config.get("sockets", "1")))
+        memory = parse_properties(config.get("memory", "512"), default_key="current").get("current", "512")
+        return config.get("lock", ""), Demand(Use(float(cores), float(int(memory) * _MIB)))
+    except (KvorumError, ValueError):
+        return "", Demand()
+
+
+def _commands(reading: Reading) -> tuple[Command, ...]:
+    found = [
+        Command(path.rpartition("/")[2], entry.version, entry.content[:_MAX_COMMAND_BYTES].decode(errors="replace"))
+        for path, entry in reading.files.items()
+        if path.startswith(f"{COMMANDS_DIR}/") and path.count("/") == COMMANDS_DIR.count("/") + 1
+    ]
+    return tuple(sorted(found, key=lambda command: command.id))
 
 
 class GuestList(msgspec.Struct, frozen=True):

@@ -16,7 +16,8 @@ RESOURCES = "ha/resources.cfg"
 
 STARTED = "started"
 STOPPED = "stopped"
-# What Proxmox VE's file may say: `enabled` is an old word for started; disabled and ignored are not started either.
+IGNORED = "ignored"
+# What Proxmox VE's file may say: `enabled` is an old word for started; disabled is not started either.
 _ALIASES = {"enabled": STARTED, "disabled": STOPPED, "": STARTED}
 
 

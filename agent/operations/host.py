@@ -18,7 +18,7 @@ from kvorum.errors import Locked, Refused, StaleVersion
 from kvorum.ids import NodeName, Vmid, Volid
 
 from .disks import used_disks
-from .ha_resources import HaResources
+from .ha_resources import IGNORED, HaResources
 from .queue import GuestQueue
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,8 @@ class Host:
         return await HaResources.load(self.store)
 
     async def is_ha_managed(self, file: GuestFile) -> bool:
-        return file.sid in (await self.ha_resources()).states
+        """A resource that HA shall ignore is not."""
+        return (await self.ha_resources()).states.get(file.sid, IGNORED) != IGNORED
 
 
 def resolve(file: GuestFile, storages: Storages) -> Guest:

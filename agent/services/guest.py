@@ -76,7 +76,14 @@ class GuestService(guest_pb2_grpc.GuestServiceServicer):
         states, silent = await self._states_elsewhere(sorted({file.node for file in files if file.node != here}))
         states |= await self._states_here(files)
         managed = (await self._host.ha_resources()).states
-        guests = [to_message(file, states.get(file.vmid, None), is_ha_managed=file.sid in managed) for file in files]
+        guests = [
+            to_message(
+                file,
+                states.get(file.vmid, None),
+                is_ha_managed=managed.get(file.sid, ha_resources.IGNORED) != ha_resources.IGNORED,
+            )
+            for file in files
+        ]
         after = parse_vmid(request.page_token, field="page_token") if request.page_token else 0
         guests = [guest for guest in guests if guest.vmid > after]
         page = guests[: request.page_size] if request.page_size > 0 else guests

@@ -5,21 +5,21 @@ is given up at a deadline, after which nobody knows whether it takes effect. A r
 and cancels the starts and stops that are under way in the agent.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import cast
 
 from ha import lrm
 from ha.leases import DEFAULT, Lease, Profile, Terms
-from ha.manager import Action, FenceLease, decide
-from ha.resources import RESOURCES_CFG, Resource
+from ha.manager import Action, FenceLease, ForgetCommand, MoveConfig, RequestStopped, decide
+from ha.resources import RESOURCES_CFG, Request, Resource
 from ha.settings import SETTINGS_CFG
 from ha.status import MANAGER_STATUS, LrmStatus, ManagerStatus, lrm_status_path
 from ha.view import Config, Node, View, parse_config_path
 from kvorum.ids import NodeName, NodeUid, Sid
 
 from .host import Host
-from .store import Answer, Command, Done, Fence, Move, Store, Write
+from .store import Answer, Command, Done, Fence, Move, Remove, Store, Write
 from .store import Done as StoreDone
 
 ROUND_S = (0.1, 0.5)
@@ -183,19 +183,39 @@ class Daemon:
     def _perform(self, actions: tuple[Action, ...]) -> None:
         for action in actions:
             self.is_managing = True
-            if isinstance(action, FenceLease):
-                command: Command = Fence(action.uid, action.incarnation, action.renewal)
-            else:
-                command = Move(action.path, action.new_path, action.expected_version)
+            if (command := self._command(action)) is None:
+                self.is_managing = False
+                continue
             self._propose(command, partial(self._performed, action))
+
+    def _command(self, action: Action) -> Command | None:
+        match action:
+            case FenceLease():
+                return Fence(action.uid, action.incarnation, action.renewal)
+            case MoveConfig():
+                return Move(action.path, action.new_path, action.expected_version)
+            case ForgetCommand():
+                return Remove(action.path, action.expected_version)
+            case RequestStopped():
+                held = self._resources()
+                if held is None or action.sid not in held or not held[action.sid].wants_running:
+                    return None
+                stopped = replace(held[action.sid], request=Request.stopped)
+                return Write(RESOURCES_CFG, held | {action.sid: stopped}, self._version(RESOURCES_CFG))
 
     def _performed(self, action: Action, answer: Answer) -> None:
         self.is_managing = False
         if isinstance(answer, Done):
-            if isinstance(action, FenceLease):
-                self.host.watcher.tell(f"manager on {self.host.name}: fenced {action.node} ({action.cause})")
-            else:
-                self.host.watcher.tell(f"manager on {self.host.name}: {action.path} => {action.new_path}")
+            match action:
+                case FenceLease():
+                    line = f"fenced {action.node} ({action.cause})"
+                case MoveConfig():
+                    line = f"{action.path} => {action.new_path}"
+                case ForgetCommand():
+                    line = f"forgets command {action.id}"
+                case RequestStopped():
+                    line = f"resources.cfg says stopped for {action.sid}"
+            self.host.watcher.tell(f"manager on {self.host.name}: {line}")
 
     # What its replica has
 

@@ -32,6 +32,7 @@ class Write:
 @dataclass(frozen=True, slots=True)
 class Remove:
     path: str
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,11 @@ class State:
                 self.files[command.path] = File(command.content, self.index)
                 return Done(self.index)
             case Remove():
-                return Done(self.index) if self.files.pop(command.path, None) else Refused("not found")
+                held = self.files.get(command.path)
+                if held is None or held.version != command.version:
+                    return Refused("stale")
+                del self.files[command.path]
+                return Done(self.index)
             case Move():
                 held = self.files.get(command.path)
                 if held is None or held.version != command.version or command.new_path in self.files:

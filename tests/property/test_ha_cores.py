@@ -16,7 +16,7 @@ from kvorum.ids import NodeName, NodeUid, Sid
 SIDS = (Sid("vm:100"), Sid("ct:101"))
 NAMES = ("n1", "n2", "n3")
 
-results = st.builds(Result, sid=st.sampled_from(SIDS), state=st.just("started"), exit_code=st.integers(0, 1))
+results = st.builds(Result, sid=st.sampled_from(SIDS), state=st.sampled_from(State), exit_code=st.integers(0, 1))
 services = st.builds(
     Service,
     state=st.sampled_from(State),

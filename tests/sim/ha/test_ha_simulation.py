@@ -9,8 +9,8 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from ha import manager
 from ha.leases import FAST, Terms
+from ha.manager import release
 from ha.sim.world import Mutation, Outcome, simulate
 from ha.status import Service
 from ha.view import Node
@@ -60,24 +60,24 @@ def test_the_simulation_finds_a_fault_that_was_built_in(mutation: Mutation, rule
 
 
 def test_the_simulation_finds_a_recovery_of_a_guest_that_was_never_guarded(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = manager.has_released
+    honest = release.has_released
 
     def careless(node: Node | None, sid: str, service: Service) -> str:
         if node is not None:
             node = replace(node, lrm=msgspec.structs.replace(node.lrm, tracked=(sid,)))
         return honest(node, sid, service)
 
-    monkeypatch.setattr(manager, "has_released", careless)
+    monkeypatch.setattr(release, "has_released", careless)
     assert _first_violation(Mutation(), "S1", first=150).violation
 
 
 def test_the_simulation_finds_a_recovery_before_the_fence(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = manager.has_released
+    honest = release.has_released
 
     def hasty(node: Node | None, sid: str, service: Service) -> str:
         if node is not None and node.lease is not None and node.lease.age_s > FAST.pause_after_s:
             return "it has been silent for a while"
         return honest(node, sid, service)
 
-    monkeypatch.setattr(manager, "has_released", hasty)
+    monkeypatch.setattr(release, "has_released", hasty)
     assert _first_violation(Mutation(), "S1").violation

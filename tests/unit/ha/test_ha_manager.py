@@ -41,8 +41,8 @@ def _view(service: Service | None, *nodes: Node, place: str = "n1", request: Req
     )
 
 
-def _answered(node: Node, exit_code: int, uid: str = "o1", cause: str = "") -> Node:
-    result = Result(sid=SID, state="started", exit_code=exit_code, cause=cause)
+def _answered(node: Node, exit_code: int, uid: str = "o1", cause: str = "", state: State = State.started) -> Node:
+    result = Result(sid=SID, state=state, exit_code=exit_code, cause=cause)
     return replace(node, lrm=msgspec.structs.replace(node.lrm, results={uid: result}))
 
 
@@ -76,16 +76,20 @@ FENCED_1 = _node("n1", age_s=SILENT_S, fenced=True)
             _view(_service(State.started), place="n2"), State.migrate, "n1", id="the file lies elsewhere: let go first"
         ),
         pytest.param(
-            _view(_service(State.migrate, target="n2"), _answered(_node("n1"), 0), place="n2"),
+            _view(_service(State.migrate, target="n2"), _answered(_node("n1"), 0, state=State.migrate), place="n2"),
             State.started, "n2", id="let go, so it starts at the new place",
         ),
         pytest.param(
-            _view(_service(State.migrate, target="n2"), _answered(_node("n1"), 0, uid="o0"), place="n2"),
+            _view(
+                _service(State.migrate, target="n2"), _answered(_node("n1"), 0, uid="o0", state=State.migrate), place="n2"
+            ),
             State.migrate, "n1", id="an answer to another order is none",
         ),
         pytest.param(_view(_service(State.started), request=Request.stopped), State.request_stop, "n1", id="stop"),
         pytest.param(
-            _view(_service(State.request_stop), _answered(_node("n1"), 0), request=Request.stopped),
+            _view(
+                _service(State.request_stop), _answered(_node("n1"), 0, state=State.request_stop), request=Request.stopped
+            ),
             State.stopped, "n1", id="stopped",
         ),
         pytest.param(_view(_service(State.stopped)), State.started, "n1", id="start of a stopped one"),
@@ -173,7 +177,7 @@ def test_a_removed_resource_is_remembered_while_another_node_may_run_it(state: S
 
 
 def test_a_removed_resource_is_forgotten_once_its_node_has_let_go() -> None:
-    view = _view(_service(State.migrate), _answered(_node("n1"), 0), place="n2", request=None)
+    view = _view(_service(State.migrate), _answered(_node("n1"), 0, state=State.migrate), place="n2", request=None)
     status = decide(view, 1000.0).status
     assert status is not None
     assert status.service_status == {}

@@ -12,22 +12,28 @@ def test_resources_are_read_in_proxmox_ves_format() -> None:
     found = parse_resources(text)
     assert [(sid, item.request, item.max_restart, item.max_relocate) for sid, item in found.items()] == [
         ("vm:100", Request.started, 3, 0),
-        ("ct:101", Request.stopped, 1, 1),
+        ("ct:101", Request.disabled, 1, 1),
     ]
     assert found["vm:100"].comment == "web"  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
     ("word", "request_"),
-    [("started", "started"), ("enabled", "started"), ("stopped", "stopped"), ("disabled", "stopped")],
+    [
+        ("started", "started"),
+        ("enabled", "started"),
+        ("stopped", "stopped"),
+        ("disabled", "disabled"),
+        ("ignored", "ignored"),
+    ],
 )
 def test_words_for_a_state_mean(word: str, request_: str) -> None:
     (found,) = parse_resources(f"vm: 100\n\tstate {word}\n").values()
     assert found.request == request_
 
 
-def test_ignored_resources_and_other_sections_are_left_out() -> None:
-    assert parse_resources("vm: 100\n\tstate ignored\n\ngroup: a\n\tnodes n1\n") == {}
+def test_other_sections_are_left_out() -> None:
+    assert parse_resources("group: a\n\tnodes n1\n") == {}
 
 
 @pytest.mark.parametrize(

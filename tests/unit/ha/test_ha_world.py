@@ -1,55 +1,87 @@
-"""What a round reads from the store."""
+"""What a round reads: files of the mirror, parsed once for each of their versions."""
 
 from functools import partial
-from typing import cast
 
-from clusterfs.client import Listing, StoreClient
+import pytest
+
 from ha.leases import FAST, LONGEST_TAKEOVER_S, PATIENT, Lease
-from ha.status import MANAGER_STATUS
-from ha.view import Node
-from ha.world import Absences, read_store
-from kvorum.errors import NotFound
+from ha.load import Demand, Use
+from ha.options import DATACENTER_CFG
+from ha.resources import RESOURCES_CFG
+from ha.status import MANAGER_STATUS, parse_manager_status
+from ha.view import Command, Node
+from ha.world import Absences, Parsed, Reading, manager_view
+from kvorum.errors import ConfigError
 from kvorum.ids import NodeName, NodeUid
+from kvorum.node import Identity
 from kvorum.v1 import replica_pb2, store_pb2
 
-
-class FakeStore:
-    """A tree of files at one log index. Only what a round asks for."""
-
-    def __init__(self, files: dict[str, bytes], index: int) -> None:
-        self.files = files
-        self.index = index
-
-    async def list(self, path: str, *, recursive: bool, with_content: bool) -> Listing:
-        found = [
-            store_pb2.Entry(path=name, content=content, version=self.index)
-            for name, content in sorted(self.files.items())
-            if name.startswith(f"{path}/")
-        ]
-        if not found:
-            raise NotFound(f"there is no {path}")
-        return Listing(tuple(found), self.index)
-
-    async def status(self) -> replica_pb2.GetReplicaStatusResponse:
-        return replica_pb2.GetReplicaStatusResponse(active=True, ready=True)
-
-    async def list_leases(self) -> replica_pb2.ListLeasesResponse:
-        return replica_pb2.ListLeasesResponse()
+ME = Identity(name="n1", uid="u1", address="10.0.0.1", cluster_name="c")
+MEMBERS = [replica_pb2.Member(name="n1", uid="u1"), replica_pb2.Member(name="w", uid="u9", witness=True)]
 
 
-async def test_a_reading_knows_how_new_it_is_and_the_versions_of_its_files() -> None:
-    store = FakeStore({MANAGER_STATUS: b"{}", "nodes/n1/lrm_status": b"{}"}, 40)
-    reading = await read_store(cast(StoreClient, store))
-    assert (reading.applied_index, reading.content(MANAGER_STATUS), reading.version(MANAGER_STATUS)) == (40, b"{}", 40)
-    assert (reading.content("ha/resources.cfg"), reading.version("ha/resources.cfg")) == (b"", 0)
+def _reading(files: dict[str, bytes], *, version: int = 7, revision: int = 1) -> Reading:
+    entries = {path: store_pb2.Entry(path=path, content=text, version=version) for path, text in files.items()}
+    replica = replica_pb2.GetReplicaStatusResponse(active=True, ready=True, members=MEMBERS)
+    lease = replica_pb2.Lease(uid="u1", incarnation=3, renewal=9, age_seconds=0.5)
+    leases = replica_pb2.ListLeasesResponse(leader=True, quorate=True, leases=[lease])
+    return Reading(entries, revision, replica, leases)
 
 
-async def test_a_removed_directory_ha_does_not_make_every_later_reading_look_old() -> None:
-    store = FakeStore({MANAGER_STATUS: b"{}", "nodes/n1/lrm_status": b"{}"}, 40)
-    newest = (await read_store(cast(StoreClient, store))).applied_index
-    del store.files[MANAGER_STATUS]
-    store.index = 41
-    assert (await read_store(cast(StoreClient, store))).applied_index >= newest
+def test_a_view_has_guests_with_what_holds_them_and_what_they_may_use() -> None:
+    files = {
+        "nodes/n1/qemu-server/100.conf": b"cores: 2\nsockets: 2\nmemory: 1024\nlock: backup\n",
+        "nodes/n1/lxc/101.conf": b"no config at all\n",
+        RESOURCES_CFG: b"vm: 100\n\tstate started\n",
+        "ha/commands/b": b"arm-ha\n",
+        "ha/commands/a": b"stop vm:100 10\n",
+        "ha/commands/deeper/c": b"arm-ha\n",
+        DATACENTER_CFG: b"ha: shutdown_policy=migrate\n",
+    }
+    view = manager_view(_reading(files), ME, Parsed(), Absences(), now=1.0)
+    guest = view.configs["vm:100"]  # type: ignore[index]
+    assert (guest.lock, guest.demand) == ("backup", Demand(Use(4.0, float(1 << 30))))
+    assert view.configs["ct:101"].demand == Demand()  # type: ignore[index]
+    assert view.commands == (Command("a", 7, "stop vm:100 10\n"), Command("b", 7, "arm-ha\n"))
+    assert view.options.shutdown_policy == "migrate"
+    assert list(view.nodes) == ["n1"], "a witness runs no guests"
+    assert view.nodes["n1"].lease.incarnation == 3  # type: ignore[index, union-attr]
+
+
+def test_a_resources_file_that_does_not_parse_is_no_empty_one() -> None:
+    assert manager_view(_reading({RESOURCES_CFG: b"vm 100\n"}), ME, Parsed(), Absences(), now=1.0).resources is None
+    assert manager_view(_reading({}), ME, Parsed(), Absences(), now=1.0).resources == {}
+
+
+def test_a_file_is_parsed_once_for_each_version_and_an_error_stays_one() -> None:
+    parsed, calls = Parsed(), []
+
+    def parse(content: bytes) -> str:
+        calls.append(content)
+        if content == b"bad":
+            raise ConfigError("no", path="x")
+        return content.decode()
+
+    assert parsed.get(_reading({"x": b"1"}), "x", parse) == "1"
+    assert parsed.get(_reading({"x": b"1"}), "x", parse) == "1"
+    assert parsed.get(_reading({"x": b"2"}, version=8), "x", parse) == "2"
+    for _ in range(2):
+        with pytest.raises(ConfigError):
+            parsed.get(_reading({"x": b"bad"}, version=9), "x", parse)
+    assert calls == [b"1", b"2", b"bad"]
+
+
+def test_the_same_revision_gives_the_same_guests() -> None:
+    parsed = Parsed()
+    files = {"nodes/n1/lxc/101.conf": b"memory: 512\n"}
+    first = parsed.configs(_reading(files))
+    assert parsed.configs(_reading({})) is first
+    assert parsed.configs(_reading({}, revision=2)) == {}
+
+
+def test_a_status_that_cannot_be_read_stops_the_round() -> None:
+    with pytest.raises(ConfigError):
+        Parsed().get(_reading({MANAGER_STATUS: b"{"}), MANAGER_STATUS, parse_manager_status)
 
 
 def test_absence_counts_from_the_first_look_and_ends_with_a_return() -> None:

@@ -1,0 +1,138 @@
+"""Where everything is in this round, for the scorer; each decision of the round is put on the board, so that the next sees
+it. Pure.
+
+Says of each node whether it may take guests, and asks `ha.placement` for all who choose a node. The board is made when
+it is first asked: most rounds choose nothing.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+
+from ha.leases import is_fresh
+from ha.placement import Board, Choice, NodeFacts, Placed, Preference, Query, Situation
+from ha.resources import Resource
+from ha.status import Mode, Service, State
+from ha.view import View
+from kvorum.ids import NodeName, Sid
+
+# States in which the guest takes no room: it does not run, and is not on its way.
+_IDLE = frozenset({State.stopped, State.error})
+
+
+class Placing:
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self.modes: Mapping[NodeName, Mode] = {name: node_mode(view, name) for name in view.nodes}
+        self._put: dict[Sid, Placed] = {}
+
+    def mode(self, name: str) -> Mode:
+        return self.modes.get(NodeName(name), Mode.active)
+
+    def is_drained(self, name: str) -> bool:
+        return self._view.status.is_drained(name)
+
+    @property
+    def rebalances_on_start(self) -> bool:
+        return self._view.options.rebalances_on_start
+
+    def is_free(self, sid: Sid) -> bool:
+        """No rule speaks of it."""
+        return self._view.rules.terms(sid).is_free
+
+    def is_allowed(self, sid: Sid, node: str) -> bool:
+        return self._board.is_allowed(sid, node)
+
+    def guards(self, name: NodeName, sid: str) -> bool:
+        """Whether the local resource manager of a node has acknowledged a resource."""
+        node = self._view.nodes.get(name)
+        return node is not None and sid in _as_set(node.lrm.tracked)
+
+    def choose(
+        self,
+        resource: Resource,
+        preference: Preference,
+        *,
+        current: str,
+        failed: tuple[str, ...],
+        maintenance_node: str,
+        is_new: bool,
+        barred: Mapping[NodeName, str],
+    ) -> Choice:
+        query = Query(
+            resource.sid,
+            preference,
+            current=current,
+            failback=resource.failback,
+            failed=failed,
+            maintenance_node=maintenance_node,
+            barred=barred,
+            is_new=is_new,
+        )
+        return self._board.choose(query)
+
+    def put(self, sid: Sid, service: Service) -> None:
+        """What was decided about it in this round."""
+        if "_board" in self.__dict__:
+            self._board.put(sid, placed(service))
+        else:
+            self._put[sid] = placed(service)
+
+    @cached_property
+    def situation(self) -> Situation:
+        view = self._view
+        entries = {Sid(sid): placed(service) for sid, service in view.status.service_status.items()} | self._put
+        others: dict[NodeName, int] = {}
+        for sid, config in view.configs.items():
+            if sid not in entries:
+                others[config.node] = others.get(config.node, 0) + 1
+        nodes = {
+            name: NodeFacts(
+                unready=self._unready(name),
+                capacity=node.capacity,
+                other_guests=others.get(name, 0),
+                measured=node.measured,
+            )
+            for name, node in view.nodes.items()
+        }
+        demands = {sid: config.demand for sid, config in view.configs.items() if sid in entries}
+        return Situation(nodes, entries, view.rules, demands, view.options.policy)
+
+    @cached_property
+    def _board(self) -> Board:
+        return Board(self.situation)
+
+    def _unready(self, name: NodeName) -> str:
+        """Why a node may take no guests, as a sentence's end."""
+        node = self._view.nodes[name]
+        if node.lease is None or not is_fresh(node.lease):
+            return "has no live lease"
+        if node.lrm.incarnation != node.lease.incarnation:
+            return "has not taken up its lease yet"
+        match self.modes[name]:
+            case Mode.maintenance:
+                return "is in maintenance"
+            case Mode.restart | Mode.shutdown:
+                return "goes down"
+        return ""
+
+
+def node_mode(view: View, name: NodeName) -> Mode:
+    """What becomes of a node's guests: going down comes before an operator's maintenance, that before nothing."""
+    mode = view.nodes[name].lrm.mode
+    if mode in (Mode.restart, Mode.shutdown):
+        return mode
+    if view.status.is_drained(name) or mode is Mode.maintenance:
+        return Mode.maintenance
+    return Mode.active
+
+
+def placed(service: Service) -> Placed:
+    if service.state is State.recovery:
+        # It is nowhere; what counts is where it goes.
+        return Placed("", service.target, is_active=bool(service.target))
+    return Placed(service.node, service.target, is_active=service.state not in _IDLE)
+
+
+@lru_cache(maxsize=1024)
+def _as_set(sids: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(sids)
