@@ -1,7 +1,8 @@
 """Which node takes a guest, and why: one scorer for start, recovery, balancing, another try and what-if. Pure.
 
 `situation` is what is known, `board` the working copy of it in which a round puts one guest after the other, `choice` the answer.
-`choose_node` asks a situation once. Four things are weighed, each only among nodes that are equal in those before:
+`choose_node` asks a situation once, `what_if` asks one that has not come about. Four things are weighed, each only among nodes
+that are equal in those before:
 
 1. what may never be: node not ready, tried in vain, forbidden by a strict rule, no room;
 2. where those are that it must run with;
@@ -14,10 +15,12 @@ What must stay out: leases, states, orders. Whether a node is ready is the manag
 from .board import Board, choose_node
 from .choice import Choice, Ranked
 from .situation import NodeFacts, Placed, Policy, Preference, Query, Situation
+from .what_if import Explanation, explain, if_lost, recovery_order
 
 __all__ = [
     "Board",
     "Choice",
+    "Explanation",
     "NodeFacts",
     "Placed",
     "Policy",
@@ -26,4 +29,7 @@ __all__ = [
     "Ranked",
     "Situation",
     "choose_node",
+    "explain",
+    "if_lost",
+    "recovery_order",
 ]

@@ -126,6 +126,17 @@ def test_sets_that_overlap_merge_and_share_what_binds_one_of_them() -> None:
         ([node("a", (A, B), "n1", strict=False), apart("x", A, B)], []),
         ([together("t", A, B), node("a", (A,), "n1"), node("b", (B,), "n2"), apart("x", C, D)], [("t", "a", "b")]),
         ([node("a", (A,), "gone"), apart("x", A, B)], []),
+        # Only when the first guest gives up its first node.
+        (
+            [
+                node("a", (A,), "n1 n2"),
+                node("b", (B, C), "n1 n3"),
+                apart("x", A, B),
+                apart("y", A, C),
+                apart("z", B, C),
+            ],
+            [],
+        ),
     ],
 )
 def test_a_conflict_names_the_fewest_rules_and_the_last_of_them_yields(
