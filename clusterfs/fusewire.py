@@ -40,8 +40,9 @@ _WANTED = _ASYNC_READ | _ATOMIC_O_TRUNC | _BIG_WRITES | _PARALLEL_DIROPS | _MAX_
 
 NOTIFY_INVAL_INODE, NOTIFY_INVAL_ENTRY, NOTIFY_DELETE = 2, 3, 6
 
-# len, opcode, unique, nodeid, uid, gid, pid (of the thread), extensions, padding
-IN_HEADER = struct.Struct("<IIQQIIIHH")
+# opcode, unique, nodeid, pid (of the thread); not length, uid, gid, extensions
+IN_HEADER = struct.Struct("<4xIQQ8xI4x")
+IN_HEADER_BYTES = IN_HEADER.size
 # len, error, unique
 OUT_HEADER = struct.Struct("<IiQ")
 _ATTR = struct.Struct("<QQQQQQIIIIIIIIII")
@@ -118,6 +119,16 @@ def two_names(body: bytes, offset: int) -> tuple[bytes, bytes]:
 def flags(body: bytes) -> int:
     """Of open(2), in OPEN and CREATE."""
     return int.from_bytes(body[:4], "little")
+
+
+def flags_in(request: bytearray) -> int:
+    """As `flags`, of the whole request."""
+    return int.from_bytes(request[IN_HEADER_BYTES : IN_HEADER_BYTES + 4], "little")
+
+
+def handle_in(request: bytearray) -> int:
+    """As `handle`, of the whole request."""
+    return int.from_bytes(request[IN_HEADER_BYTES : IN_HEADER_BYTES + 8], "little")
 
 
 def handle(body: bytes) -> int:

@@ -5,10 +5,10 @@ answered at once, by the session's thread; whatever commits goes to its pool, ha
 
 The kernel keeps names, attributes and contents, for a version of a file has an inode of its own (`clusterfs.inodes`). An open
 is asked each time, and compared with the tree of the moment: when the inode is no longer what its name stands for, the
-answer is ESTALE, on which the kernel looks the name up again and opens that. In the same way a writer is led from the
-readers' inode to the writers'. What an open file holds back is `clusterfs.openfiles`, what stat shows `clusterfs.shown`, how the
-kernel learns of changes `clusterfs.following`, the past below `.history` `clusterfs.pastfiles`; mounting and unmounting is
-`clusterfs.mounting`.
+answer is ESTALE, on which the kernel looks the name up again and opens that (`clusterfs.cachedreads`). In the same way a
+writer is led from the readers' inode to the writers'. What an open file holds back is `clusterfs.openfiles`, what stat shows
+`clusterfs.shown`, how the kernel learns of changes `clusterfs.following`, the past below `.history` `clusterfs.pastfiles`;
+mounting and unmounting is `clusterfs.mounting`.
 """
 
 import errno
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from clusterfs import fusewire as wire
 from clusterfs import rules
+from clusterfs.cachedreads import CACHED, WRITES, CachedReads
 from clusterfs.commands import Delete, Envelope, Mkdir, Move, Op, Touch, Unlock, Write
 from clusterfs.descriptors import is_open_still
 from clusterfs.following import Follower, OwnChanges
@@ -42,12 +43,9 @@ log = logging.getLogger(__name__)
 
 # The kernel is told of every change, so it may remember for long.
 LONG_S = 3600
-# The handle of everybody who reads a file from the kernel's pages, and that of `clusterfs.inotify`.
-_CACHED = 0
+# The handle of `clusterfs.inotify`.
 _ECHO = 1 << 63
-_OPEN_CACHED = wire.open_answer(_CACHED, wire.FOPEN_KEEP_CACHE | wire.FOPEN_NOFLUSH)
 _OPEN_ECHO = wire.open_answer(_ECHO, wire.FOPEN_DIRECT_IO | wire.FOPEN_NOFLUSH)
-_WRITES = os.O_ACCMODE | os.O_TRUNC
 _DONE = b""
 # Threads whose retry is awaited; one that never comes must not be remembered for ever.
 _MAX_AWAITED = 1024
@@ -77,15 +75,16 @@ class Mount:
             links=store.links,
             gid=gid,
         )
+        self._cached = CachedReads(state=self._store.state, inodes=self._inodes, files=self._files)
+        self.express = self._cached.express
         self._past = PastFiles(state=self._store.state, inodes=self._inodes, files=self._files, gid=gid)
         self._session: Session
         self._follower: Follower
         self._echo = Echo(mountpoint=self._mountpoint, inodes=self._inodes)
         self.handlers = self._handlers()
         self._was_quorate: bool | None = None
-        # Threads that have been sent back with ESTALE: to the writers' inode, or from an inode that is not current.
+        # Threads that have been sent back with ESTALE, to the writers' inode.
         self._led: dict[int, WriterInode] = {}
-        self._sent_back: set[int] = set()
 
     def attach(self, session: Session) -> Mapping[int, Handler]:
         """Returns the handlers that answer `session`."""
@@ -216,39 +215,11 @@ class Mount:
                 self._led.pop(call.pid, None)
                 return self._open_directly(call, inode, flags)
             return self._in_past(call, inode) if isinstance(inode, PastInode) else self._open_computed(inode)
-        if flags & _WRITES:
+        if flags & WRITES:
             if call.pid == self._echo.thread_id:
                 return _OPEN_ECHO
             raise self._lead_to_writers(call, inode)
-        if inode.seen is not self._store.state().root and not self._is_current(inode):
-            return self._open_stale(call, inode)
-        if self._sent_back:
-            self._sent_back.discard(call.pid)
-        inode.readers += 1
-        return _OPEN_CACHED
-
-    def _is_current(self, inode: FileInode) -> bool:
-        """And readable from the kernel's pages: not just growing."""
-        root = self._root()
-        if inode.is_gone or not inode.is_version(lookup(root, self._inodes.parts(inode))):
-            return False
-        inode.seen = root
-        return True
-
-    def _open_stale(self, call: Call, inode: FileInode) -> bytes:
-        """Sent back to look the name up again. Who comes again has no name to look up (a bind mount of one file, /proc/self/fd),
-        or the file has changed once more: it gets what is there now, past the kernel's pages."""
-        if call.pid not in self._sent_back:
-            if len(self._sent_back) >= _MAX_AWAITED:
-                self._sent_back.clear()
-            self._sent_back.add(call.pid)
-            raise OSError(errno.ESTALE, "a former version")
-        self._sent_back.discard(call.pid)
-        parts = self._inodes.parts(inode)
-        node = lookup(self._root(), parts)
-        content = node.content if isinstance(node, File) else inode.content
-        file = OpenFile(parts, snapshot=content, is_unlinked=not isinstance(node, File))
-        return wire.open_answer(self._files.add(file), wire.FOPEN_DIRECT_IO | wire.FOPEN_NOFLUSH)
+        return self._cached.open(call, inode)
 
     def _lead_to_writers(self, call: Call, inode: FileInode) -> OSError:
         """A writer must not have the readers' inode: with it go the size and the pages that they see."""
@@ -265,7 +236,7 @@ class Mount:
 
     def _open_directly(self, call: Call, inode: WriterInode, flags: int) -> bytes | None:
         parts = self._inodes.parts(inode)
-        if flags & _WRITES:
+        if flags & WRITES:
             self._need_quorum()
         pending = self._files.pending(parts)
         if pending is not None and pending.is_new:
@@ -285,7 +256,7 @@ class Mount:
         file = OpenFile(parts, opener, is_append=bool(flags & os.O_APPEND), snapshot=node.content)
         if flags & os.O_TRUNC:
             self._files.change(file, emptied)
-        if flags & _WRITES:
+        if flags & WRITES:
             inode.latest = file
         return wire.open_answer(self._files.add(file), wire.FOPEN_DIRECT_IO)
 
@@ -332,7 +303,7 @@ class Mount:
 
     def _read(self, call: Call) -> bytes:
         handle, offset, size = wire.transfer(call.body)
-        if handle != _CACHED:
+        if handle != CACHED:
             return self._files.read(self._files.get(handle), size, offset)
         inode = self._inode(call)
         assert isinstance(inode, FileInode)
@@ -378,11 +349,8 @@ class Mount:
     def _release(self, call: Call) -> bytes | None:
         """After the last close. Only what flush left for later can be pending here; nobody hears of its failure but the log."""
         handle = wire.handle(call.body)
-        if handle == _CACHED:
-            inode = self._inodes.by_id.get(call.node)
-            if isinstance(inode, FileInode):
-                self._inodes.released(inode)
-            return _DONE
+        if handle == CACHED:
+            return self._cached.release(call.node)
         if handle == _ECHO:
             return _DONE
         file = self._dirty(call)
@@ -514,7 +482,7 @@ class Mount:
 
     def _truncate(self, call: Call, inode: Inode, wanted: wire.SetAttributes) -> bytes | None:
         self._need_quorum()
-        if wanted.valid & wire.FATTR_FH and wanted.handle != _CACHED:
+        if wanted.valid & wire.FATTR_FH and wanted.handle != CACHED:
             file = self._files.get(wanted.handle)
             if file.special is None:
                 self._files.change(file, cut(wanted.size))
@@ -629,7 +597,7 @@ class Mount:
 
     def _dirty(self, call: Call) -> OpenFile | None:
         handle = wire.handle(call.body)
-        if handle in (_CACHED, _ECHO):
+        if handle in (CACHED, _ECHO):
             return None
         file = self._files.get(handle)
         return file if file.is_dirty else None

@@ -70,7 +70,7 @@ class Mounted:
 
     def _serve(self) -> None:
         try:
-            self._session.serve(self._operations.attach(self._session))
+            self._session.serve(self._operations.attach(self._session), self._operations.express)
         except BaseException as error:
             self._failure = error
             log.exception("the mount on %s ended", self._mountpoint)
