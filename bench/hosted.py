@@ -7,8 +7,8 @@ here is part of the product, and the daemon behaves as the real one: same replic
 import json
 import logging
 import os
+import queue
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -17,8 +17,10 @@ import click
 from clusterfs.commands import Write
 from clusterfs.daemon import Daemon, Places
 from clusterfs.main import SOCKET
+from clusterfs.outcomes import Done, Result
 from clusterfs.replicas import make_replica
 from clusterfs.server import Server
+from kvorum.errors import KvorumError
 
 GRACE_S = 1.0
 NAMES = 1000
@@ -49,35 +51,39 @@ def main(mount: Path, state_dir: Path, run_dir: Path) -> None:
 def load(
     daemon: Daemon, *, outstanding: int, size: int, seconds: float = 3600.0, files: int = 0
 ) -> dict[str, float | list[float]]:
-    """So many threads, each of which writes again when its last write is acknowledged: to a thousand names in turn, for some
-    seconds; or so many files, each once, a thousand to a directory. The ends are of the system's monotonic clock."""
+    """So many writes under way, each followed by another when it is acknowledged: to a thousand names in turn, for some seconds;
+    or so many files, each once, a thousand to a directory. One thread makes them all, as one client of the peer does. The ends
+    are of the system's monotonic clock."""
     proposer = daemon.running.proposer
     content = os.urandom(size)
-    latencies: list[list[float]] = [[] for _ in range(outstanding)]
-    ends: list[list[float]] = [[] for _ in range(outstanding)]
-    begin = time.perf_counter()
+    latencies: list[float] = []
+    ends: list[float] = []
+    answers: queue.SimpleQueue[tuple[int, float, float, Result | KvorumError]] = queue.SimpleQueue()
+    clock = time.perf_counter
+    begin = clock()
     until = begin + seconds
 
-    def work(first: int) -> None:
-        number = first
-        while (start := time.perf_counter()) < until and not (files and number >= files):
-            path = f"fill/{number // NAMES}/{number}" if files else f"bench/{number % NAMES}"
-            proposer.execute(Write(path, content, parents=True))
-            end = time.perf_counter()
-            latencies[first].append(end - start)
-            ends[first].append(end)
-            number += outstanding
+    def write(number: int) -> int:
+        """How many it has put under way."""
+        start = clock()
+        if start >= until or (files and number >= files):
+            return 0
+        path = f"fill/{number // NAMES}/{number}" if files else f"bench/{number % NAMES}"
+        proposer.submit(
+            Write(path, content, parents=True),
+            on_result=lambda result: answers.put((number, start, clock(), result)),
+        )
+        return 1
 
-    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(outstanding)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return {
-        "latencies_s": [latency for row in latencies for latency in row],
-        "ends_s": [end for row in ends for end in row],
-        "duration_s": time.perf_counter() - begin,
-    }
+    under_way = sum([write(number) for number in range(outstanding)])
+    while under_way:
+        number, start, end, result = answers.get()
+        if not isinstance(result, Done):
+            raise RuntimeError(f"a write was not made: {result}")
+        latencies.append(end - start)
+        ends.append(end)
+        under_way += write(number + outstanding) - 1
+    return {"latencies_s": latencies, "ends_s": ends, "duration_s": clock() - begin}
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ from clusterfs.commands import Envelope, LeaseRenew, Op, SessionRenew, encode
 from clusterfs.consensus import Consensus, ReplicaStatus
 from clusterfs.machine import StoreMachine
 from clusterfs.outcomes import Done, Refusal, Result
+from clusterfs.pending import OnResult, Pending
 from clusterfs.refusals import to_error
-from kvorum.errors import Busy, DiskFull, NoQuorum, OutcomeUnknown
+from kvorum.errors import Busy, DiskFull, KvorumError, NoQuorum, OutcomeUnknown
 
 DEADLINE_S = 10.0
 # One try; several fit into a deadline, so that a command survives the loss of the leader that had it.
@@ -57,6 +58,7 @@ class Proposer:
         self._client = uuid.uuid4().hex
         self._sequence = itertools.count(1)
         self._mutex = threading.Lock()
+        self._pending = Pending(replica, self._settle, self._explained, clock=clock, attempt_s=ATTEMPT_S)
 
     def envelope(self, op: Op, author: Author = ROOT) -> Envelope:
         """A new command of this process."""
@@ -85,14 +87,20 @@ class Proposer:
 
     def propose(self, op: Op, author: Author = ROOT, *, deadline_s: float = DEADLINE_S) -> Result:
         """As `execute`, with a refusal as a value."""
-        entry = encode(self.envelope(op, author))
-        end = self._clock() + deadline_s
-        is_sent = False
+        return self._settle(encode(self.envelope(op, author)), self._clock() + deadline_s, is_sent=False)
+
+    def submit(self, op: Op, author: Author = ROOT, *, on_result: OnResult, deadline_s: float = DEADLINE_S) -> None:
+        """As `propose`, but nobody waits: `on_result` is called once, with the result or with what `propose` would raise. That
+        happens here, in the raft thread or in one for stragglers, so it must be short."""
+        self._pending.submit(encode(self.envelope(op, author)), self._clock() + deadline_s, on_result)
+
+    def _settle(self, entry: bytes, end: float, *, is_sent: bool) -> Result:
+        """Sends until there is an answer. `is_sent`: it was sent before, so that it may be in the log already."""
         while True:
             left = end - self._clock()
             if left <= 0:
                 raise OutcomeUnknown(
-                    f"no answer within {deadline_s:g} s: the change may or may not be made",
+                    "no answer before the deadline: the change may or may not be made",
                     remedy="read it before trying again",
                 )
             try:
@@ -122,9 +130,9 @@ class Proposer:
         except NoQuorum as error:
             raise self._explained(error) from error
 
-    def _explained(self, error: NoQuorum) -> NoQuorum:
+    def _explained(self, error: KvorumError) -> KvorumError:
         """Consensus knows nodes by uid only; that this node's disk is full it can say itself."""
-        return error if isinstance(error, DiskFull) else self.no_quorum()
+        return self.no_quorum() if isinstance(error, NoQuorum) and not isinstance(error, DiskFull) else error
 
     def no_quorum(self) -> NoQuorum:
         """The error that names who is missing and what to do about it."""

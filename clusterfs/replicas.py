@@ -27,6 +27,9 @@ class RaftReplica:
     def propose(self, entry: bytes, *, deadline_s: float) -> object:
         return self._replica.propose(entry, deadline_s=deadline_s)
 
+    def submit(self, entry: bytes, on_done: Callable[[object], None], on_open: Callable[[bool], None]) -> None:
+        self._replica.submit(entry, on_done, on_open)
+
     def barrier(self, *, deadline_s: float) -> int:
         return self._replica.barrier(deadline_s=deadline_s)
 

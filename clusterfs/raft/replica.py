@@ -59,21 +59,25 @@ _DONE = {"add": "added", "learn": "added", "demote": "demoted", "move": "moved",
 
 
 class Outcome:
-    """What becomes of one command; set once, waited for by any number of threads."""
+    """What becomes of one command; set once, waited for by any number of threads. A bare lock: an event has three of them."""
 
-    __slots__ = ("_done", "reason", "value")
+    __slots__ = ("_open", "reason", "value")
 
     def __init__(self) -> None:
-        self._done = threading.Event()
+        self._open = threading.Lock()
+        self._open.acquire()
         self.value: object = None
         self.reason: int = FAIL_REASON.UNKNOWN_OUTCOME
 
     def set(self, value: object, reason: int) -> None:
         self.value, self.reason = value, reason
-        self._done.set()
+        self._open.release()
 
     def wait(self, timeout_s: float) -> bool:
-        return self._done.wait(timeout_s)
+        if not self._open.acquire(timeout=timeout_s):
+            return False
+        self._open.release()
+        return True
 
 
 class Replica:
@@ -306,11 +310,7 @@ class Replica:
         or may not come to be, Busy when the leader has too many of this node's, ApplyFailed, InvalidInput for one that is too
         long. An entry may be proposed more than once inside, so it must carry what makes copies recognisable.
         """
-        if len(entry) > self._options.max_entry_bytes:
-            raise InvalidInput(
-                f"an entry of {len(entry)} bytes",
-                remedy=f"at most {self._options.max_entry_bytes} bytes can be replicated",
-            )
+        self._require_short(entry)
 
         def submit(consensus: Consensus) -> Outcome:
             outcome = Outcome()
@@ -321,6 +321,32 @@ class Replica:
         if isinstance(result, ApplyFailed):
             raise result
         return result
+
+    def submit(self, entry: bytes, on_done: Callable[[object], None], on_open: Callable[[bool], None]) -> None:
+        """One attempt to have an entry committed, for which nobody waits: `on_done` gets what `apply` returned here (may be an
+        ApplyFailed), or `on_open` that the attempt ended, and whether the entry may still come to be. At most one of them is
+        called, once and in the raft thread: it must be short and must not raise. Neither is while the answer is on its way, or
+        when the replica ends at this very moment: whoever wants a deadline keeps it. Raises as `propose` what is known at
+        once."""
+        self._require_short(entry)
+        consensus = self._consensus
+        assert consensus is not None, "the replica is not started"
+        self._require_quorum(consensus)
+
+        def settle(value: object, reason: int) -> None:
+            if reason == FAIL_REASON.SUCCESS:
+                on_done(value)
+            else:
+                on_open(reason not in _NOT_DONE)
+
+        consensus.submit(Command(REGULAR + entry, settle))
+
+    def _require_short(self, entry: bytes) -> None:
+        if len(entry) > self._options.max_entry_bytes:
+            raise InvalidInput(
+                f"an entry of {len(entry)} bytes",
+                remedy=f"at most {self._options.max_entry_bytes} bytes can be replicated",
+            )
 
     def barrier(self, *, deadline_s: float) -> int:
         """An index that holds everything acknowledged anywhere before this call, applied here. Errors as `propose`."""

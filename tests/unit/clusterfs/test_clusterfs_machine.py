@@ -167,7 +167,7 @@ def test_a_quorum_lost_after_sending_is_an_unknown_outcome_and_not_a_refusal(
             self.tries += 1
             raise OutcomeUnknown("lost") if self.tries == 1 else NoQuorum()
 
-        barrier, status = replica.barrier, replica.status
+        barrier, status, submit = replica.barrier, replica.status, replica.submit
 
     proposer = Proposer(replica=LosesQuorum(), machine=machine, node_uid=N1, names={})
     with pytest.raises(OutcomeUnknown):
@@ -182,7 +182,7 @@ def test_an_answer_that_never_comes_ends_at_the_deadline(machine: StoreMachine, 
             clock.now += deadline_s
             raise OutcomeUnknown("no answer")
 
-        barrier, status = replica.barrier, replica.status
+        barrier, status, submit = replica.barrier, replica.status, replica.submit
 
     proposer = Proposer(replica=NeverAnswers(), machine=machine, node_uid=N1, names={}, clock=clock)
     with pytest.raises(OutcomeUnknown):
@@ -197,7 +197,7 @@ def test_a_node_without_space_for_its_log_says_so_and_not_that_others_are_missin
         def propose(self, _entry: bytes, *, deadline_s: float) -> object:
             raise DiskFull("this node has no space for its log", remedy="free some there")
 
-        barrier, status = replica.barrier, replica.status
+        barrier, status, submit = replica.barrier, replica.status, replica.submit
 
     proposer = Proposer(replica=Full(), machine=machine, node_uid=N1, names={})
     with pytest.raises(DiskFull, match="no space") as caught:

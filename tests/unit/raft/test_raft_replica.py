@@ -1,5 +1,6 @@
 """Replicas with real sockets, TLS and disks: what a user of consensus relies on."""
 
+import queue
 import threading
 import time
 import uuid
@@ -113,6 +114,44 @@ def test_a_write_under_way_when_quorum_is_lost_ends_with_outcome_unknown(cluster
     with pytest.raises((OutcomeUnknown, NoQuorum)):
         cluster.replicas[leader].propose(b"late", deadline_s=30)
     assert time.monotonic() - begin < 5
+
+
+def test_what_is_submitted_is_answered_in_the_raft_thread_and_nobody_waits(cluster: Cluster) -> None:
+    uids = cluster.found(3)
+    cluster.leader()
+    answers: queue.SimpleQueue[tuple[object, str]] = queue.SimpleQueue()
+    texts = [f"s{number}" for number in range(60)]
+
+    def answered(answer: object) -> None:
+        answers.put((answer, threading.current_thread().name))
+
+    for number, text in enumerate(texts):
+        cluster.replicas[uids[number % 3]].submit(text.encode(), answered, lambda _sent: answers.put(("open", "")))
+    found = [answers.get(timeout=10) for _ in texts]
+    assert {name for _, name in found} == {"raft"}
+    assert sorted(answer for answer, _ in found if isinstance(answer, int)) == list(range(1, 61))
+    assert answers.empty()
+    until(lambda: all(sorted(cluster.machines[uid].entries) == sorted(texts) for uid in uids))
+
+
+def test_what_was_submitted_and_is_lost_with_its_quorum_is_told_as_open(cluster: Cluster) -> None:
+    uids = cluster.found(3)
+    leader = cluster.leader()
+    for uid in uids:
+        if uid != leader:
+            cluster.crash(uid)
+    answers: queue.SimpleQueue[object] = queue.SimpleQueue()
+    try:
+        cluster.replicas[leader].submit(b"late", answers.put, lambda _sent: answers.put("open"))
+    except NoQuorum:
+        pass
+    else:
+        assert answers.get(timeout=10) == "open"
+    until(lambda: not cluster.replicas[leader].status().is_quorate)
+    with pytest.raises((NoQuorum, OutcomeUnknown)):
+        cluster.replicas[leader].propose(b"later", deadline_s=2)
+    with pytest.raises(InvalidInput):
+        cluster.replicas[leader].submit(b"x" * 2**26, answers.put, lambda _sent: answers.put("open"))
 
 
 def test_a_barrier_sees_what_was_acknowledged_anywhere(cluster: Cluster) -> None:
