@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import sqrt
+from typing import Protocol
 
 MEMORY_WEIGHT = 5.0
 
@@ -62,10 +63,24 @@ def strain(use: Use, capacity: Use) -> float:
     return _share(use.cores, capacity.cores) ** 2 + MEMORY_WEIGHT * _share(use.memory_bytes, capacity.memory_bytes) ** 2
 
 
-def added_strain(use: Use, capacity: Use, guest: Use) -> float:
+class Using(Protocol):
+    """What has a use; also one that is being added up."""
+
+    @property
+    def cores(self) -> float: ...
+    @property
+    def memory_bytes(self) -> float: ...
+
+
+def added_strain(use: Using, capacity: Use, guest: Use) -> float:
     """By how much the guest raises it. Grows with the guest and with what is there already; 0 where no capacity is known."""
-    asked = guest if guest.cores else Use(capacity.cores, guest.memory_bytes)
-    return strain(use + asked, capacity) - strain(use, capacity)
+    cores, memory = (
+        _share(guest.cores or capacity.cores, capacity.cores),
+        _share(guest.memory_bytes, capacity.memory_bytes),
+    )
+    cores_before, memory_before = _share(use.cores, capacity.cores), _share(use.memory_bytes, capacity.memory_bytes)
+    # (a + b)^2 - a^2, without the cancellation.
+    return cores * (2 * cores_before + cores) + MEMORY_WEIGHT * memory * (2 * memory_before + memory)
 
 
 def load(use: Use, capacity: Use) -> float:
@@ -93,4 +108,4 @@ def total(uses: Iterable[Use]) -> Use:
 
 
 def _share(part: float, whole: float) -> float:
-    return part / whole if whole > 0.0 else 0.0
+    return part / whole if whole > 0.0 and part > 0.0 else 0.0

@@ -34,15 +34,16 @@ class _Tally:
 
 def choose_node(query: Query, situation: Situation) -> Choice:
     """The best node, with the reasons for and against each."""
-    return Board(situation).choose(query)
+    return Board(situation).choose(query, is_explained=True)
 
 
 class Board:
     def __init__(self, situation: Situation) -> None:
         self.situation = situation
         self.placed: dict[Sid, Placed] = dict(situation.placed)
-        ready = [facts for facts in situation.nodes.values() if not facts.unready]
-        is_known = all(facts.capacity.cores > 0 and facts.capacity.memory_bytes > 0 for facts in ready)
+        self._ready = {name for name, facts in situation.nodes.items() if not facts.unready}
+        capacities = [situation.nodes[name].capacity for name in self._ready]
+        is_known = all(capacity.cores > 0 and capacity.memory_bytes > 0 for capacity in capacities)
         self._mode = situation.policy.mode if is_known else Mode.basic
         self._tallies = self._bases()
         for sid, placed in self.placed.items():
@@ -55,40 +56,39 @@ class Board:
         self.placed[sid] = placed
         self._count(sid, placed, 1)
 
-    def choose(self, query: Query) -> Choice:
+    def choose(self, query: Query, *, is_explained: bool = False) -> Choice:
+        """`is_explained` adds to the answer what is to be said of every node; that takes longer than the answer."""
         terms = self.situation.rules.terms(query.sid)
         if query.preference is Preference.none and (stay := self._stay(query, terms)) is not None:
             return stay
         home, home_why = self._home(query, terms)
+        fit = self._fit(query, terms, home)
         refused: dict[NodeName, str] = {}
-        fit: list[NodeName] = []
-        for name in self.situation.nodes:
-            why_not = self._refusal(name, query, terms)
-            if not why_not and home and name != home:
-                why_not = home_why
-            why_not = why_not or self._lacks_room(name, query, terms)
-            if why_not:
-                refused[name] = why_not
-            else:
-                fit.append(name)
+        if is_explained or not fit:
+            for name in self.situation.nodes.keys() - set(fit):
+                why_not = self._refusal(name, query, terms)
+                if not why_not and home and name != home:
+                    why_not = home_why
+                refused[name] = why_not or self._lacks_room(name, query, terms)
         if not fit:
-            count = len(self.situation.nodes)
-            return Choice(
-                "", f"none of {count} nodes can take it now: {summary(refused) or 'there are none'}", refused=refused
+            nobody = (
+                f"none of {len(self.situation.nodes)} nodes can take it now: {summary(refused) or 'there are none'}"
             )
+            return Choice("", nobody, refused=refused)
         ranked = self._rank(fit, query, terms)
+        first = ranked[0]
         if query.maintenance_node in fit:
-            back = NodeName(query.maintenance_node)
-            first = next(one for one in ranked if one.node == back)
-            why = f"{back} is where it was before the node's maintenance"
+            first = next(one for one in ranked if one[3] == query.maintenance_node)
+            why = f"{first[3]} is where it was before the node's maintenance"
         else:
-            first = ranked[0]
-            why = home_why if home else self._why(ranked)
-        return Choice(first.node, why, first.cost, first.score, ranked, refused)
+            why = home_why if home else self._why(ranked, terms)
+        cost, score, _, node = first
+        told = tuple(Ranked(n, c, s, self._unfulfilled(n, terms)) for c, s, _, n in ranked) if is_explained else ()
+        return Choice(node, why, cost, score, told, refused)
 
     def cost(self, sid: Sid, node: NodeName) -> int:
         """The weight of the wishes that would not be fulfilled with the resource there."""
-        return self._cost(node, self.situation.rules.terms(sid))[0]
+        return self._cost(node, self.situation.rules.terms(sid))
 
     def is_allowed(self, sid: Sid, node: str) -> bool:
         """Whether strict rules let it be there, given where the others are going."""
@@ -110,7 +110,7 @@ class Board:
         if self._refusal(target, query, terms) or self._lacks_room(target, query, terms):
             return False
         source = NodeName(self.placed[group[0]].destination)
-        return not self._cost(target, terms)[0] or self._cost(target, terms)[0] <= self._cost(source, terms)[0]
+        return self._cost(target, terms) <= self._cost(source, terms)
 
     def guests_on(self, node: NodeName) -> int:
         return self._tallies[node].guests
@@ -144,15 +144,14 @@ class Board:
             return None
         if not query.failback:
             return Choice(here, f"it stays on {here}, where it may be; failback is off")
-        if wants_back and not self._full_refusal(NodeName(query.maintenance_node), query, terms, home):
+        if wants_back and query.maintenance_node in self._fit(query, terms, home):
             return None
-        cost, unfulfilled = self._cost(here, terms)
-        if cost and any(
-            self._cost(name, terms)[0] < cost and not self._full_refusal(name, query, terms, home)
-            for name in self.situation.nodes
-        ):
+        cost = self._cost(here, terms)
+        if not cost:
+            return Choice(here, f"it stays on {here}")
+        if any(self._cost(name, terms) < cost for name in self._fit(query, terms, home)):
             return None
-        return Choice(here, f"it stays on {here}" + (f", though {unfulfilled}" if unfulfilled else ""), cost)
+        return Choice(here, f"it stays on {here}, though {self._unfulfilled(here, terms)}", cost)
 
     # What may not be
 
@@ -173,22 +172,39 @@ class Board:
                 return f"has {other}, which rule {rule} keeps apart from it"
         return ""
 
-    def _full_refusal(self, name: NodeName, query: Query, terms: Terms, home: str) -> str:
-        if why := self._refusal(name, query, terms):
-            return why
-        return f"is not {home}" if home and name != home else self._lacks_room(name, query, terms)
+    def _fit(self, query: Query, terms: Terms, home: str) -> list[NodeName]:
+        """Nodes of which neither `_refusal` nor `_lacks_room` says anything. The busiest lines of placement."""
+        blocked: set[str] = set()
+        for other in terms.apart:
+            if (placed := self.placed.get(other)) is not None and placed.is_active:
+                blocked |= {placed.node, placed.target}
+        candidates: Iterable[NodeName] = self._ready if terms.allowed is None else terms.allowed & self._ready
+        if home:
+            candidates = {NodeName(home)} & set(candidates)
+        barred, failed = query.barred, query.failed
+        return [
+            name
+            for name in candidates
+            if name not in blocked
+            and name not in failed
+            and name not in barred
+            and not self._lacks_room(name, query, terms)
+        ]
 
     def _lacks_room(self, name: NodeName, query: Query, terms: Terms) -> str:
         """Memory for it and for those that must follow it. Where it runs already it needs no more."""
         policy = self.situation.policy
         if policy.memory_limit <= 0 or name == query.current:
             return ""
-        followers = [sid for sid in terms.group if sid == query.sid or self._destination(sid) not in ("", name)]
-        needed = sum(self._most_bytes(sid) for sid in followers)
-        free = self.free_bytes(name)
-        # A member of the group may come back to a node whose memory still counts it.
-        if needed > free + sum(self._most_bytes(sid) for sid in followers if self._is_on(sid, name)):
-            whom = "it" if len(followers) == 1 else f"the {len(followers)} guests that run together"
+        needed, free = self._most_bytes(query.sid), self.free_bytes(name)
+        followers = 0
+        for sid in terms.group if len(terms.group) > 1 else ():
+            if sid != query.sid and self._destination(sid) not in ("", name):
+                # One that leaves this node or comes to it has its memory there still.
+                needed += 0 if self._is_on(sid, name) else self._most_bytes(sid)
+                followers += 1
+        if needed > free and not (self._is_on(query.sid, name) and needed - self._most_bytes(query.sid) <= free):
+            whom = f"the {followers + 1} guests that run together" if followers else "it"
             return f"has no room: {whom} may use {needed / _GIB:.1f} GiB, {max(0.0, free) / _GIB:.1f} GiB are free"
         if query.is_new and policy.reserve_nodes and not self._keeps_reserve(self._most_bytes(query.sid)):
             return f"would leave no room for the loss of {policy.reserve_nodes} nodes"
@@ -197,10 +213,9 @@ class Board:
     def _keeps_reserve(self, more_bytes: float) -> bool:
         """Whether all guests and one more fit when the largest nodes are gone."""
         policy = self.situation.policy
-        ready = [name for name, facts in self.situation.nodes.items() if not facts.unready]
-        capacities = sorted(self.situation.nodes[name].capacity.memory_bytes for name in ready)
+        capacities = sorted(self.situation.nodes[name].capacity.memory_bytes for name in self._ready)
         left = sum(capacities[: max(0, len(capacities) - policy.reserve_nodes)]) * policy.memory_limit
-        used = sum(self._tallies[name].reserved_bytes for name in ready)
+        used = sum(self._tallies[name].reserved_bytes for name in self._ready)
         return used + more_bytes <= left
 
     def _home(self, query: Query, terms: Terms) -> tuple[str, str]:
@@ -224,58 +239,66 @@ class Board:
                 there.setdefault(name, []).append(sid)
         if not there:
             return "", ""
-        home = min(there, key=lambda name: (-len(there[name]), self._cost(name, terms)[0], name))
+        home = min(there, key=lambda name: (-len(there[name]), self._cost(name, terms), name))
         partners = ", ".join(sid for sid in there[home] if sid != query.sid) or "it"
         return home, f"is not {home}, where {partners} runs; {_rules(terms.together_by)} keeps them together"
 
     # What is better
 
-    def _rank(self, fit: Iterable[NodeName], query: Query, terms: Terms) -> tuple[Ranked, ...]:
+    def _rank(self, fit: Iterable[NodeName], query: Query, terms: Terms) -> list[tuple[int, float, bool, NodeName]]:
+        """Best first: cost, score, not where it is, name."""
         own = self.placed.get(query.sid)
         if own is not None:
             self._count(query.sid, own, -1)
-        ranked = []
-        for name in fit:
-            cost, why = self._cost(name, terms)
-            ranked.append(Ranked(name, cost, self._score(query.sid, name), why))
+        use = self.demand(query.sid).expected(self._mode)
+        ranked = [(self._cost(name, terms), self._score(name, use), name != query.current, name) for name in fit]
         if own is not None:
             self._count(query.sid, own, 1)
-        ranked.sort(key=lambda one: (one.cost, one.score, one.node != query.current, one.node))
-        return tuple(ranked)
+        ranked.sort()
+        return ranked
 
-    def _score(self, sid: Sid, name: NodeName) -> float:
+    def _score(self, name: NodeName, use: Use) -> float:
         tally = self._tallies[name]
         if self._mode is Mode.basic:
             return float(tally.guests)
-        return added_strain(tally.use(), self.situation.nodes[name].capacity, self.demand(sid).expected(self._mode))
+        return added_strain(tally, self.situation.nodes[name].capacity, use)
 
-    def _cost(self, name: NodeName, terms: Terms) -> tuple[int, str]:
-        """The weight of unfulfilled wishes, and the first of them in words."""
+    def _cost(self, name: NodeName, terms: Terms) -> int:
+        """The weight of unfulfilled wishes."""
         cost = 0
-        why = ""
         for wish in terms.wishes:
-            if one := wish.cost(name):
-                cost += one
-                why = why or f"rule {wish.rule} would rather have it elsewhere"
+            cost += wish.cost(name)
         for affinity in terms.affinities:
             is_positive = affinity.affinity is Affinity.positive
             for partner in affinity.partners:
                 place = self._destination(partner)
                 if place and (place == name) is not is_positive:
                     cost += affinity.weight
-                    relation = "is on another node" if is_positive else "is there too"
-                    why = why or f"{partner} {relation}, against the wish {affinity.rule}"
-        return cost, why
+        return cost
 
-    def _why(self, ranked: tuple[Ranked, ...]) -> str:
-        first = ranked[0]
+    def _unfulfilled(self, name: NodeName, terms: Terms) -> str:
+        """The first of the wishes that would not be fulfilled there, in words."""
+        for wish in terms.wishes:
+            if wish.cost(name):
+                return f"rule {wish.rule} would rather have it elsewhere"
+        for affinity in terms.affinities:
+            is_positive = affinity.affinity is Affinity.positive
+            for partner in affinity.partners:
+                place = self._destination(partner)
+                if place and (place == name) is not is_positive:
+                    relation = "is on another node" if is_positive else "is there too"
+                    return f"{partner} {relation}, against the wish {affinity.rule}"
+        return ""
+
+    def _why(self, ranked: list[tuple[int, float, bool, NodeName]], terms: Terms) -> str:
+        cost, score, _, node = ranked[0]
         if len(ranked) == 1:
-            return f"{first.node} is the only node that will do"
-        if ranked[1].cost > first.cost:
-            return f"{first.node} suits the rules best" + (f" ({ranked[1].why})" if ranked[1].why else "")
+            return f"{node} is the only node that will do"
+        if ranked[1][0] > cost:
+            return f"{node} suits the rules best: of {ranked[1][3]}, {self._unfulfilled(ranked[1][3], terms)}"
         if self._mode is Mode.basic:
-            return f"{first.node} has the fewest guests ({first.score:.0f})"
-        return f"{first.node} is strained least by it ({first.score:.3g})"
+            return f"{node} has the fewest guests ({score:.0f})"
+        return f"{node} is strained least by it ({score:.3g})"
 
     # Sums
 

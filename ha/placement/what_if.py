@@ -43,10 +43,10 @@ class Explanation:
 def explain(query: Query, situation: Situation) -> Explanation:
     place = situation.placed.get(query.sid)
     asks = describe(situation.rules.terms(query.sid))
-    stays = Board(situation).choose(query)
+    stays = Board(situation).choose(query, is_explained=True)
     if query.preference is Preference.none and stays.node and not stays.ranked:
         # Staying was decided without a look at the others; the reader wants one.
-        others = Board(situation).choose(replace(query, preference=Preference.best_score))
+        others = Board(situation).choose(replace(query, preference=Preference.best_score), is_explained=True)
         stays = replace(stays, ranked=others.ranked, refused=others.refused)
     lost = None
     if place is not None and place.is_active:
@@ -54,7 +54,7 @@ def explain(query: Query, situation: Situation) -> Explanation:
     return Explanation(query.sid, place, asks, stays, lost)
 
 
-def if_lost(nodes: Collection[NodeName], situation: Situation) -> Mapping[Sid, Choice]:
+def if_lost(nodes: Collection[NodeName], situation: Situation, *, is_explained: bool = False) -> Mapping[Sid, Choice]:
     """What each guest of these nodes would be told if they all died now, in the order of recovery."""
     facts = {
         name: replace(fact, unready="is dead") if name in nodes else fact for name, fact in situation.nodes.items()
@@ -63,7 +63,7 @@ def if_lost(nodes: Collection[NodeName], situation: Situation) -> Mapping[Sid, C
     lost = [sid for sid, placed in situation.placed.items() if placed.is_active and placed.destination in nodes]
     choices: dict[Sid, Choice] = {}
     for sid in recovery_order(lost, situation):
-        choice = board.choose(Query(sid))
+        choice = board.choose(Query(sid), is_explained=is_explained)
         choices[sid] = choice
         if choice.node:
             board.put(sid, Placed(situation.placed[sid].destination, choice.node))

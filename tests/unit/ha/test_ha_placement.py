@@ -87,7 +87,7 @@ def test_the_first_of_a_group_looks_for_room_for_all_of_it() -> None:
     demands = {sid: Demand(Use(1, 8 * GIB)) for sid in (A, B)}
     dead = {**nodes, N3: NodeFacts("is silent")}
     situation = replace(cluster({A: "n3", B: "n3"}, together(A, B), nodes=dead), demands=demands)
-    choices = if_lost([N3], situation)
+    choices = if_lost([N3], situation, is_explained=True)
     assert {sid: choice.node for sid, choice in choices.items()} == {A: "n2", B: "n2"}
     assert choices[A].why_not(N1) == "has no room: the 2 guests that run together may use 16.0 GiB, 10.0 GiB are free"
     assert choices[B].why_not(N1) == "is not n2, where vm:100 runs; rule together keeps them together"
