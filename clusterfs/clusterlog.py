@@ -66,8 +66,8 @@ def why_not(line: LogLine) -> str:
 
 
 def harmless(text: str, limit: int) -> str:
-    """Control characters as `#010`, at most `limit` bytes of UTF-8."""
-    shown = "".join(f"#{ord(char):03d}" if ord(char) < 32 or ord(char) == 127 else char for char in text)
+    """Control characters as `#010`, at most `limit` bytes of UTF-8. Those of 128 to 159 too: some terminals obey them."""
+    shown = "".join(f"#{ord(char):03d}" if ord(char) < 32 or 127 <= ord(char) < 160 else char for char in text)
     return shown.encode(errors="ignore")[:limit].decode(errors="ignore")
 
 

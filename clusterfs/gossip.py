@@ -266,6 +266,9 @@ class Gossip:
             return
         with self.changed:
             merged = volatile.merge(self._shelves.get(delta.owner), delta)
+            if merged.shelf is not None and volatile.is_full(merged.shelf):
+                log.warning("%s tells more of %s than a node may say", uid, delta.owner)
+                return
             if merged.shelf is not None and not merged.is_gap:
                 self._put(delta.owner, merged.shelf, merged.changed)
         if merged.is_gap or delta.more:
@@ -296,7 +299,8 @@ class Gossip:
             self._rings = rings
             self._log_version += 1
             # From before this process: its own numbers go on from there.
-            self._lines = max([self._lines, *(line.uid for line in lines if line.node == self.name)])
+            own = (line.uid for line in lines if line.node == self.name and line.uid < volatile.MAX_COUNT)
+            self._lines = max([self._lines, *own])
             self.changed.notify_all()
 
     def _outdo(self, incarnation: int, known: int) -> None:
@@ -344,7 +348,9 @@ class Gossip:
     def _check(self, node: str, ring: tuple[LogLine, ...]) -> tuple[int, int]:
         known = self._checks.get(node)
         if known is None or known[0] is not ring:
-            known = self._checks[node] = (ring, clusterlog.check(ring))
+            known = (ring, clusterlog.check(ring))
+            # Without nodes whose rings are gone.
+            self._checks = {name: kept for name, kept in self._checks.items() if name in self._rings} | {node: known}
         return known[1]
 
     def _put(self, uid: str, shelf: Shelf, keys: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from clusterfs import rules
 from clusterfs.commands import Envelope, LockAcquire, LockBreak, LockRelease, SessionEnd, SessionExpire, SessionRenew
 from clusterfs.outcomes import Code, Deleted, Done, Event, Refusal, Result, Written, done
 from clusterfs.settings import Settings, over_limit
-from clusterfs.tree import Directory, Parts, join, lookup, put, remove
+from clusterfs.tree import Directory, Parts, join, lookup, put, remove, weight
 
 MIN_TTL_S = 5
 MAX_TTL_S = 3600
@@ -209,20 +209,26 @@ def _break(locks: Locks, root: Directory, op: LockBreak, context: Context) -> St
 
 
 def _end(locks: Locks, root: Directory, session: str, context: Context) -> Step:
-    """Everything that the session has; locks in the order of their names, so that all replicas grant alike."""
-    events: tuple[Event, ...] = ()
-    # First it waits nowhere, lest it be granted one of its own.
-    for name in sorted(locks.held):
-        lock = locks.held[name]
+    """Everything that the session has; locks in the order of their names, so that all replicas grant alike.
+
+    In one go: a session may have thousands of claims, and the whole cluster waits while it ends."""
+    events: list[Event] = []
+    held = dict(locks.held)
+    granted: dict[str, Directory | None] = {}
+    for name in sorted(held):
+        lock = held[name]
+        # It waits nowhere any more, lest it be granted one of its own.
         left = tuple(claim for claim in lock.waiters if claim.session != session)
-        if len(left) != len(lock.waiters):
-            locks = _with(locks, name, Lock(lock.holder, left))
-    for name in sorted(locks.held):
-        holder = locks.held[name].holder
-        if holder is not None and holder.session == session:
-            step = _vacated(locks, root, name, context)
-            locks, root, events = step.locks, step.root, events + step.events
-    return Step(locks, root, Done(context.index), events)
+        if lock.holder is not None and lock.holder.session == session:
+            after, node = _next(Lock(None, left), context)
+            granted[name] = node
+            events += _handed_on(root, name, node)
+        elif len(left) != len(lock.waiters):
+            after = Lock(lock.holder, left)
+        else:
+            continue
+        held[name] = after
+    return Step(_pruned(held, locks.sessions), _with_directories(root, granted), Done(context.index), tuple(events))
 
 
 def _vacated(locks: Locks, root: Directory, name: str, context: Context) -> Step:
@@ -237,23 +243,55 @@ def _vacated(locks: Locks, root: Directory, name: str, context: Context) -> Step
 
 def _pass_on(locks: Locks, root: Directory, name: str, context: Context) -> Step:
     """The lock has no directory any more."""
-    lock = locks.held.get(name, Lock())
-    if not lock.waiters:
-        return Step(_with(locks, name, Lock()), root, Done(context.index))
-    first = msgspec.structs.replace(lock.waiters[0], token=context.index, since_ms=context.clock_ms)
-    node = _directory(context, first.node)
+    lock, node = _next(locks.held.get(name, Lock()), context)
+    locks = _with(locks, name, lock)
+    if node is None:
+        return Step(locks, root, Done(context.index))
     parts = _place(name)
-    locks = _with(locks, name, Lock(first, lock.waiters[1:]))
     return Step(locks, put(root, parts, node), Done(context.index), (Written(join(parts), node),))
 
 
+def _next(lock: Lock, context: Context) -> tuple[Lock, Directory | None]:
+    """A lock whose holder is gone, and the directory of the one who has it now."""
+    if not lock.waiters:
+        return Lock(), None
+    first = msgspec.structs.replace(lock.waiters[0], token=context.index, since_ms=context.clock_ms)
+    return Lock(first, lock.waiters[1:]), _directory(context, first.node)
+
+
+def _handed_on(root: Directory, name: str, node: Directory | None) -> list[Event]:
+    """What is seen of a lock that goes to the next one, or to nobody."""
+    path = join(_place(name))
+    events: list[Event] = [Deleted(path)] if lookup(root, _place(name)) is not None else []
+    return [*events, Written(path, node)] if node is not None else events
+
+
+def _with_directories(root: Directory, nodes: Mapping[str, Directory | None]) -> Directory:
+    """The tree with these directories of locks, or without them; those of the other locks as they are."""
+    before = lookup(root, rules.LOCKS)
+    if not nodes or not isinstance(before, Directory):
+        return root
+    entries = {name: node for name, node in before.entries.items() if nodes.get(name, node) is not None}
+    entries.update({name: node for name, node in nodes.items() if node is not None})
+    weights = [weight(node) for node in entries.values()]
+    after = msgspec.structs.replace(
+        before,
+        entries=entries,
+        count=sum(count for count, _size in weights),
+        size=sum(size for _count, size in weights),
+    )
+    return put(root, rules.LOCKS, after)
+
+
 def _with(locks: Locks, name: str, lock: Lock) -> Locks:
-    """The lock as it is now; without it, when nobody has or wants it, and without sessions that have nothing left."""
-    held = {**locks.held, name: lock}
-    if lock.holder is None and not lock.waiters:
-        del held[name]
-    used = {claim.session for one in held.values() for claim in (*one.waiters, *([one.holder] if one.holder else []))}
-    return Locks(held, {name: session for name, session in locks.sessions.items() if name in used})
+    return _pruned({**locks.held, name: lock}, locks.sessions)
+
+
+def _pruned(held: Mapping[str, Lock], sessions: Mapping[str, Session]) -> Locks:
+    """Without locks that nobody has or wants, and without sessions that have nothing left."""
+    kept = {name: lock for name, lock in held.items() if lock.holder is not None or lock.waiters}
+    used = {claim.session for one in kept.values() for claim in (*one.waiters, *([one.holder] if one.holder else []))}
+    return Locks(kept, {name: session for name, session in sessions.items() if name in used})
 
 
 def _claim(op: LockAcquire, context: Context) -> Claim:

@@ -21,6 +21,11 @@ MAX_SHELF_BYTES = 8 << 20
 # Deleted keys stay as long as the incarnation; more of them than this and a new one begins without them.
 MAX_DELETED = 1024
 
+# Numbers that a peer tells stay so far below what a message can carry that one may go on counting from them.
+MAX_COUNT = 1 << 62
+# Nodes that one digest speaks of.
+MAX_NODES = 1024
+
 # One message carries about this much, and one answer not more than that: consensus shares the links.
 PIECE_BYTES = 48 << 10
 ANSWER_BYTES = 256 << 10
@@ -107,8 +112,8 @@ def decode(payload: bytes) -> Whispered:
     message = _decoder.decode(payload)
     match message:
         case Delta(base=base, known=known):
-            if not (0 <= base <= known and message.incarnation >= 0):
-                raise ValueError("a delta that ends before it begins")
+            if not (0 <= base <= known < MAX_COUNT and 0 <= message.incarnation < MAX_COUNT):
+                raise ValueError("a delta that ends before it begins, or beyond all bounds")
             for key, seq, value in message.items:
                 if not base < seq <= known or why_not(key, value or b""):
                     raise ValueError(f"no item: {key!r:.80} at {seq}")
@@ -116,8 +121,11 @@ def decode(payload: bytes) -> Whispered:
             for line in message.lines:
                 if clusterlog.why_not(line):
                     raise ValueError(clusterlog.why_not(line))
-        case Digest():
-            pass
+        case Digest(shelves=shelves, logs=logs, connected=connected):
+            if max(len(shelves), len(logs), len(connected)) > MAX_NODES:
+                raise ValueError(f"a digest speaks of at most {MAX_NODES} nodes")
+            if not all(0 <= number < MAX_COUNT for pair in shelves.values() for number in pair):
+                raise ValueError("a number is out of range")
     return message
 
 
@@ -140,6 +148,11 @@ def changed(shelf: Shelf, values: Mapping[str, bytes]) -> Shelf:
     if sum(item.value is None for item in items.values()) > MAX_DELETED:
         return renewed(Shelf(shelf.incarnation, seq, items), shelf.incarnation + 1)
     return Shelf(shelf.incarnation, seq, items)
+
+
+def is_full(shelf: Shelf) -> bool:
+    """More than a node may say: a copy that grows beyond this is not what its owner has."""
+    return len(shelf.items) > MAX_KEYS + MAX_DELETED + 1 or shelf.size > MAX_SHELF_BYTES
 
 
 def renewed(shelf: Shelf, incarnation: int) -> Shelf:

@@ -53,13 +53,13 @@ def next_step(
             return Learn(member.uid)
         if addresses[member.uid] != member.address:
             return Move(member.uid)
+    able = [member.uid for member in ordered if member.uid in ready and member.uid not in voters]
+    # Of those who stay: whoever is to be forgotten may be kept by the quorum until another one has its vote.
+    count = sum(uid in members for uid in voters)
+    is_short = count < MIN_VOTERS or count % 2 == 0 or (len(able) > 1 and count + 2 <= MAX_VOTERS)
+    if able and is_short and len(voters) < MAX_VOTERS:
+        return Promote(able[0])
     for uid in sorted(addresses.keys() - members.keys()):
         if uid not in voters or len(voters) > 1:
             return Forget(uid)
-    able = [member.uid for member in ordered if member.uid in ready and member.uid not in voters]
-    count = len(voters)
-    if not able or count >= MAX_VOTERS:
-        return None
-    if count < MIN_VOTERS or count % 2 == 0 or (len(able) > 1 and count + 2 <= MAX_VOTERS):
-        return Promote(able[0])
     return None

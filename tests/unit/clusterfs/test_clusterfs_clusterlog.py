@@ -12,7 +12,14 @@ def line(uid: int, *, time: int = 1, node: str = "n1", message: str = "m", user:
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [("plain", "plain"), ("a\nb\tc", "a#010b#009c"), ("\0\x1f\x7f", "#000#031#127"), ("ä€", "ä€"), ("a\udc80b", "ab")],
+    [
+        ("plain", "plain"),
+        ("a\nb\tc", "a#010b#009c"),
+        ("\0\x1f\x7f", "#000#031#127"),
+        ("ä€", "ä€"),
+        ("\x9b2J", "#1552J"),
+        ("a\udc80b", "ab"),
+    ],
 )
 def test_control_characters_become_numbers(text: str, shown: str) -> None:
     assert clusterlog.harmless(text, 99) == shown

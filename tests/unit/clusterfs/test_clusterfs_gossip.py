@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from clusterfs import volatile
+from clusterfs import clusterlog, volatile
 from clusterfs.gossip import MAX_RRD_BYTES, Gossip
 from clusterfs.volatile import Delta, Digest, Lines, Whispered
 from kvorum.errors import InvalidInput, KvorumError, QuotaExceeded
@@ -159,3 +159,48 @@ def test_the_thread_tells_without_being_asked_and_ends(node: Node) -> None:
     assert told.wait(20)
     gossip.stop()
     assert not gossip._thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        Digest(1, {"u1": (2**63, 0)}, {}, []),
+        Digest(1, {"u1": (0, 2**64 - 1)}, {}, []),
+        Delta("u1", 2**64 - 1, 0, 0, []),
+        Digest(1, {}, {}, [f"u{n}" for n in range(2000)]),
+    ],
+)
+def test_a_number_beyond_all_bounds_does_not_silence_a_node(node: Node, lie: Whispered) -> None:
+    """Counting on from it, the node could never again say how far it has come."""
+    node.gossip.receive("u2", volatile.encode(lie))
+    node.step()
+    node.gossip.set({"a": b"1"})
+    assert [type(message) for message, _uid in node.step()] == [Delta]
+    assert len(node.gossip._heard) < 10
+
+
+def test_a_line_of_ours_with_a_number_beyond_all_bounds_does_not_silence_our_log(node: Node) -> None:
+    lie = clusterlog.line(uid=2**63 - 1, time=1, priority=6, tag="t", pid=1, node="n1", user="root", message="m")
+    node.gossip.receive("u2", volatile.encode(Lines([lie])))
+    node.step()
+    assert clusterlog.why_not(node.gossip.log(priority=6, tag="t", user="root", message="still here")) == ""
+
+
+def test_a_copy_never_grows_beyond_what_its_owner_may_say(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(volatile, "MAX_KEYS", 10)
+    monkeypatch.setattr(volatile, "MAX_DELETED", 0)
+    for start in range(1, 40, 5):
+        items: list[tuple[str, int, bytes | None]] = [(f"k{n}", n, b"x") for n in range(start, start + 5)]
+        node.gossip.receive("u2", volatile.encode(Delta("u2", 1, start - 1, start + 4, items)))
+        node.step()
+    assert len(node.gossip.shelves["u2"].items) <= 11
+
+
+def test_checks_of_rings_that_are_gone_are_forgotten(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusterlog, "MAX_RINGS", 3)
+    for n in range(20):
+        line = clusterlog.line(uid=1, time=n, priority=6, tag="t", pid=1, node=f"x{n}", user="root", message="m")
+        node.gossip.receive("u2", volatile.encode(Lines([line])))
+        node.now += 10
+        node.step()
+    assert len(node.gossip._checks) <= 4

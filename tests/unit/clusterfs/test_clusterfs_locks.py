@@ -13,14 +13,25 @@ import grpc
 import pytest
 from click.testing import CliRunner
 
-from clusterfs.commands import Configure, Delete, LockAcquire, LockRelease, Mkdir, SessionExpire, SessionRenew, Write
+from clusterfs import tree
+from clusterfs.commands import (
+    Configure,
+    Delete,
+    LockAcquire,
+    LockRelease,
+    Mkdir,
+    SessionEnd,
+    SessionExpire,
+    SessionRenew,
+    Write,
+)
 from clusterfs.lock_keeping import round_of_locks
 from clusterfs.machine import StoreMachine
 from clusterfs.outcomes import Code, Done, Refusal
 from clusterfs.proposer import Author, Proposer
 from clusterfs.services.lock import LockService
 from clusterfs.services.store import StoreService
-from clusterfs.tree import lookup
+from clusterfs.tree import Directory, lookup
 from kvorum.cli.store import store
 from kvorum.client import Client, connect
 from kvorum.errors import Fenced, InvalidInput, Locked, NotFound, Refused
@@ -232,3 +243,41 @@ def test_a_full_store_takes_no_more_locks(proposer: Proposer, machine: StoreMach
     assert isinstance(result, Refusal)
     assert result.code == Code.too_many_entries
     assert machine.state.locks == before.locks
+
+
+def test_the_end_of_a_session_with_many_claims_is_one_step_for_the_tree(
+    machine: StoreMachine, proposer: Proposer
+) -> None:
+    """Each lock by itself made the cluster stand still for more than a second; what comes of it is the same."""
+    for session in ("a", "b"):
+        for number in range(60):
+            proposer.execute(LockAcquire(f"l{number:02}", session))
+    for number in range(60, 90):
+        proposer.execute(LockAcquire(f"l{number:02}", "a"))
+    proposer.execute(LockAcquire("other", "b"))
+    proposer.execute(LockAcquire("other", "a"))
+    proposer.execute(Mkdir("priv/lock/by-mkdir"))
+    before = machine.state.root
+    made = 0
+    rebuild = tree._rebuild
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal made
+        made += 1
+        return rebuild(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tree, "_rebuild", counted)
+        index = proposer.execute(SessionEnd("a")).index
+    assert made == 1
+    state = machine.state
+    below = lookup(state.root, ("priv", "lock"))
+    assert isinstance(below, Directory)
+    assert sorted(below.entries) == ["by-mkdir", *(f"l{number:02}" for number in range(60)), "other"]
+    assert {holder(machine, f"l{number:02}") for number in range(60)} == {"b"}
+    assert below.entries["l00"].version == index != below.entries["other"].version
+    assert (state.root.count, state.root.size) == (before.count - 30, before.size)
+    assert (set(state.locks.sessions), state.locks.claims) == ({"b"}, 61)
+    batches, _upto = machine.events_after(index - 1, timeout_s=0)
+    told = [type(event).__name__ for event in batches[0].events]
+    assert (told.count("Deleted"), told.count("Written")) == (90, 60)

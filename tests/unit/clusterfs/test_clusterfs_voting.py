@@ -66,6 +66,16 @@ def test_consensus_follows_the_state() -> None:
     assert next_step(members(2), {**hosts(2), "x": "10.9.9.9"}, ["x"], []) is None, "the last voter stays"
 
 
+def test_a_vote_is_given_before_one_is_taken_that_the_quorum_still_needs() -> None:
+    """Of three voters one is down and another has left: without it there would be no majority, so it would stay for ever."""
+    known = {uid: member for uid, member in members(4).items() if uid != "u3"}
+    voters = ["u1", "u2", "u3"]
+    assert next_step(known, hosts(4), voters, ["u4"]) == Promote("u4")
+    assert next_step(known, hosts(4), [*voters, "u4"], []) == Forget("u3")
+    full = [f"u{n}" for n in range(1, MAX_VOTERS + 1)]
+    assert next_step({uid: m for uid, m in members(8).items() if uid != "u3"}, hosts(8), full, ["u8"]) == Forget("u3")
+
+
 @dataclass
 class Told:
     """Stands in for a replica: notes what it is told."""
