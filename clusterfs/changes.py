@@ -4,14 +4,19 @@ The checks run in the order in which a POSIX caller expects its errno: the path,
 place, limits. Members and leases are `clusterfs.membership`; duplicates and time are `clusterfs.state`.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 from msgspec.structs import replace
 
 from clusterfs import rules
 from clusterfs.commands import Delete, Mkdir, Move, Touch, Unlock, Write
 from clusterfs.outcomes import Code, Deleted, Done, Event, MembersChanged, Moved, Refusal, Result, Written, done
-from clusterfs.settings import DEFAULT, Settings, over_limit
+from clusterfs.settings import DEFAULT, ENTRIES_CAP, TREE_BYTES_CAP, Settings, over_limit
 from clusterfs.tree import Directory, File, Node, Parts, crosses_file, depth, join, lookup, put, relocated, remove, walk
+
+# The cluster waits while a command is applied.
+MAX_FILES_AT_ONCE = 2000
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -51,6 +56,24 @@ def perform(root: Directory, op: Write | Mkdir | Delete | Move | Touch | Unlock,
             return _touch(root, parts, op, context)
         case Unlock():
             return _unlock(root, parts, op, context)
+
+
+def write_all(root: Directory, files: Sequence[tuple[Parts, bytes]], context: Context) -> Change:
+    """All of these files with their contents and the directories above them, or none; how many had to be written."""
+    # Of the whole only: in between it may be more than in the end.
+    each = replace(context, settings=replace(context.settings, max_tree_bytes=TREE_BYTES_CAP, max_entries=ENTRIES_CAP))
+    before, count = root, 0
+    events: tuple[Event, ...] = ()
+    for parts, content in files:
+        change = perform(root, Write(join(parts), content, parents=True), each)
+        if isinstance(change.result, Refusal):
+            return Change(before, change.result)
+        count += bool(change.events)
+        if count > MAX_FILES_AT_ONCE:
+            text = f"more than {MAX_FILES_AT_ONCE} files at once: take the directories below one by one"
+            return _refuse(before, Code.too_many_entries, text, parts)
+        root, events = change.root, events + change.events
+    return _within_limits(before, context, Change(root, Done(context.index, number=count), events))
 
 
 def make_node_directories(root: Directory, name: str, number: int, context: Context) -> Change:

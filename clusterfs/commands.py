@@ -4,18 +4,23 @@ An entry is one byte of format version and a msgpack body. A version that this p
 older program must not guess what a newer one wrote: `UnknownVersion`); a body that does not decode under a known version is
 refused alike everywhere (`Malformed`). Nothing here looks at the tree.
 
-Version 1 is still read, and its entries mean for ever what they meant when they were written: `Envelope.version` tells the
-state which rules to apply, or replicas of two programs would part. Version 2 brought the history, and with it writes that
-change nothing and are none.
+Old versions are still read, and their entries mean for ever what they meant when they were written: `Envelope.version` tells
+the state which rules to apply, or replicas of two programs would part. Version 2 brought the history, and with it writes that
+change nothing and are none; version 3 what is done to the history itself (Restore, Forget).
+
+What is written is the version that every member understands: the highest one that the log has seen (`State.format`). The leader
+raises it by one entry of a higher version, once all members have said that they know it (`clusterfs.formats`).
 """
 
 from typing import Literal
 
 import msgspec
 
-# What is written. Each version down to the oldest is read.
-VERSION = 2
+# The newest that this program knows. Each version down to the oldest is read.
+VERSION = 3
 _OLDEST = 1
+# What is written until all members have said that they know more.
+BASE_VERSION = 2
 
 # What a lease's call without terms meant when there was but one profile, and for ever means.
 BARE_PAUSE_MS = 3500
@@ -188,11 +193,30 @@ class SessionExpire(_Op, frozen=True, tag="session_expire"):
     renewed: int
 
 
+class Restore(_Op, frozen=True, tag="restore"):
+    """Give every file at or below `path` the content that it had at log index `at`, all of them or none. What has come since
+    stays."""
+
+    path: str
+    at: int
+
+
+class Forget(_Op, frozen=True, tag="forget"):
+    """Take out of the history what the file at `path` held up to log index `at` (0: up to now) and no file holds any more."""
+
+    path: str
+    at: int = 0
+
+
+class RaiseFormat(_Op, frozen=True, tag="raise_format"):
+    """Does nothing. That it is written under a new version says that all members know that version."""
+
+
 # What version 1 knew.
 _Op1 = (
     Write | Mkdir | Delete | Move | Touch | Unlock | MemberPut | MemberRemove | LeaseAcquire | LeaseRenew | LeaseFence
 )
-Op = (
+_Op2 = (
     _Op1
     | LeaseRest
     | Configure
@@ -204,6 +228,7 @@ Op = (
     | SessionEnd
     | SessionExpire
 )
+Op = _Op2 | Restore | Forget | RaiseFormat
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -229,6 +254,23 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     version: int = VERSION
 
 
+class _Envelope2(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The body of version 2."""
+
+    op: _Op2
+    client: str = ""
+    seq: int = 0
+    author: str = ""
+    node: str = ""
+    source: str = ""
+    reason: str = ""
+    time_ms: int = 0
+    lock: str = ""
+    token: int = 0
+    # As version 2 has it: it stands before the body, and what stands here is refused.
+    version: int = 2
+
+
 class _Envelope1(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The body of version 1, with the commands that it knew."""
 
@@ -243,16 +285,24 @@ class _Envelope1(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Envelope)
-_decoder1 = msgspec.msgpack.Decoder(_Envelope1)
+_Body = Envelope | _Envelope2 | _Envelope1
+_decoders: dict[int, msgspec.msgpack.Decoder[_Body]] = {
+    version: msgspec.msgpack.Decoder(body) for version, body in ((1, _Envelope1), (2, _Envelope2), (3, Envelope))
+}
+
+
+def version_of(op: Op) -> int:
+    """The oldest version, of those that are still written, that can say this."""
+    return VERSION if isinstance(op, Restore | Forget | RaiseFormat) else BASE_VERSION
 
 
 def encode(envelope: Envelope) -> bytes:
     if envelope.version == VERSION:
         return bytes([VERSION]) + _encoder.encode(envelope)
-    assert envelope.version == _OLDEST, envelope.version
-    fields = {name: getattr(envelope, name) for name in _Envelope1.__struct_fields__}
-    return bytes([_OLDEST]) + _encoder.encode(_Envelope1(**fields))
+    assert _OLDEST <= envelope.version < VERSION, envelope.version
+    body = _Envelope2 if envelope.version == 2 else _Envelope1
+    fields = {name: getattr(envelope, name) for name in body.__struct_fields__}
+    return bytes([envelope.version]) + _encoder.encode(body(**fields))
 
 
 def decode(entry: bytes) -> Envelope:
@@ -263,15 +313,15 @@ def decode(entry: bytes) -> Envelope:
     if not _OLDEST <= version <= VERSION:
         raise UnknownVersion(f"entry of format {version}, this program knows up to {VERSION}: upgrade this node")
     try:
-        body = (_decoder if version == VERSION else _decoder1).decode(memoryview(entry)[1:])
+        body = _decoders[version].decode(memoryview(entry)[1:])
     # msgspec lets the second escape for bad UTF-8 in the key of a map.
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(str(error)) from error
+    if isinstance(body, Envelope | _Envelope2) and body.version != version:
+        raise Malformed("the version stands before the body")
     if isinstance(body, Envelope):
-        if body.version != VERSION:
-            raise Malformed("the version stands before the body")
         return body
-    return Envelope(**{name: getattr(body, name) for name in _Envelope1.__struct_fields__}, version=version)
+    return Envelope(**{name: getattr(body, name) for name in body.__struct_fields__} | {"version": version})
 
 
 def stamped(entry: bytes, *, time_ms: int) -> bytes:

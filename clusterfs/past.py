@@ -133,7 +133,9 @@ class Past:
     def _versions(self, history: History, root: Directory, parts: Parts) -> dict[str, Entry]:
         path, node = join(parts), lookup(root, parts)
         # The last answer is kept: whoever lists versions asks for each of them next.
-        key = (path, history.since, len(self._indices), self._last, node.version if isinstance(node, File) else None)
+        placed = node.version if isinstance(node, File) else None
+        # What is forgotten changes nothing but the cost.
+        key = (path, history.since, len(self._indices), self._last, history.cost_bytes, placed)
         if self._held is not None and self._held[0] == key:
             return self._held[1]
         is_private = rules.is_private(parts)

@@ -11,13 +11,13 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from clusterfs.commands import Envelope, LeaseRenew, Op, SessionRenew, encode
+from clusterfs.commands import Envelope, LeaseRenew, Op, RaiseFormat, SessionRenew, encode, version_of
 from clusterfs.consensus import Consensus, ReplicaStatus
 from clusterfs.machine import StoreMachine
 from clusterfs.outcomes import Done, Refusal, Result
 from clusterfs.pending import OnResult, Pending
 from clusterfs.refusals import to_error
-from kvorum.errors import Busy, DiskFull, KvorumError, NoQuorum, OutcomeUnknown
+from kvorum.errors import Busy, DiskFull, KvorumError, NoQuorum, OutcomeUnknown, Unsupported
 
 DEADLINE_S = 10.0
 # One try; several fit into a deadline, so that a command survives the loss of the leader that had it.
@@ -61,13 +61,20 @@ class Proposer:
         self._pending = Pending(replica, self._settle, self._explained, clock=clock, attempt_s=ATTEMPT_S)
 
     def envelope(self, op: Op, author: Author = ROOT) -> Envelope:
-        """A new command of this process."""
+        """A new command of this process, in the version that all members know. Raises Unsupported when that cannot say it."""
         with self._mutex:
             seq = next(self._sequence)
         # A renewal may be applied twice without harm, and there are many: no memory is spent on it.
         client = "" if isinstance(op, LeaseRenew | SessionRenew) else self._client
+        needed, written = version_of(op), self._machine.state.format
+        if needed > written and not isinstance(op, RaiseFormat):
+            raise Unsupported(
+                "not every node of the cluster knows this yet",
+                remedy="upgrade the others, or remove those that are gone for good; a moment later it works",
+            )
         return Envelope(
             op=op,
+            version=max(needed, written),
             client=client,
             seq=seq,
             author=author.name,

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from msgspec import structs
 
+from clusterfs import formats, special, usage
 from clusterfs import seed as seeds
-from clusterfs import special, usage
-from clusterfs.commands import MemberPut
+from clusterfs.commands import MemberPut, RaiseFormat
 from clusterfs.computed import Computed, set_debug
 from clusterfs.consensus import ReplicaFactory
 from clusterfs.gossip import Gossip
@@ -101,6 +101,7 @@ class Running:
             self.replica.stop()
             raise
         self.replica.listen(self.gossip.receive, self.gossip.links)
+        self.gossip.set(formats.announcement())
         self.gossip.start()
         self._note(_SYSLOG_INFO, "starting cluster log")
         self._chores.start()
@@ -197,6 +198,8 @@ class Running:
         if not self.seed.joining and status.is_quorate and not view.state.members and len(self.seed.members) == 1:
             self._enter_first_member()
         self._tending.round(view.state, status)
+        if status.leader == self.identity.uid and status.is_quorate and status.caught_up:
+            self._raise_format(view.state)
         if status.is_quorate and status.caught_up and self.identity.uid in view.state.members:
             self._follow_identity(view.state.members[self.identity.uid])
         self._tell_usage(view.state, is_leader=status.leader == self.identity.uid)
@@ -207,6 +210,14 @@ class Running:
             self._mount()
         # Last, for it may wait for an answer.
         round_of_locks(self.machine, self.proposer, status, uid=self.identity.uid)
+
+    def _raise_format(self, state: State) -> None:
+        told = {uid: self.gossip.get(uid, formats.KEY) for uid in state.members}
+        if not formats.may_be_raised(state.format, told, self.online()):
+            return
+        author = Author("root@pam", "cluster", "all members know this version of the log")
+        done = self.proposer.execute(RaiseFormat(), author, deadline_s=5.0)
+        log.info("entries of the log are of version %d from now on", done.number)
 
     def _tell_usage(self, state: State, *, is_leader: bool) -> None:
         # Every node keeps count, so that a new leader does not say it all again.

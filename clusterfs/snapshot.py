@@ -1,11 +1,12 @@
 """The state as bytes and back: what a snapshot file holds and a lagging replica is sent.
 
 Frames of a length and a msgpack body: the head with everything but the tree, batches of entries with parents before their
-children, batches of the history's records, and an end that counts both, so that a cut-off snapshot is refused whole.
+children, batches of the history's records, and an end that counts both, so that a cut-off snapshot is refused whole. What
+only a newer program knows is not in it as long as the cluster writes entries of the version before (`clusterfs.formats`).
 Everything is sorted: equal states give equal bytes, which is how replicas are compared. Chunk borders mean nothing.
 
 A content is written once: the history names those that the tree or an older record has by their number, in the order in which
-they are written. Format 1, before there was a history, is still read.
+they are written. Format 1, before there was a history, is still read; format 3 says in which version entries are written.
 """
 
 import struct
@@ -14,6 +15,7 @@ from sys import intern
 
 import msgspec
 
+from clusterfs.commands import BASE_VERSION
 from clusterfs.history import History, Kind, Record
 from clusterfs.locks import Lock, Locks, Session
 from clusterfs.membership import Lease, Member, Removed
@@ -22,7 +24,7 @@ from clusterfs.settings import DEFAULT, Settings
 from clusterfs.state import ClientMemory, State
 from clusterfs.tree import Directory, File, Node, Parts, walk, weight
 
-FORMAT = 2
+FORMAT = 3
 _OLDEST = 1
 BATCH_BYTES = 256 * 1024
 _LENGTH = struct.Struct(">I")
@@ -54,6 +56,12 @@ class _Head(msgspec.Struct, frozen=True, tag="head", forbid_unknown_fields=True)
     locks: list[tuple[str, Lock]] = []
     sessions: list[tuple[str, Session]] = []
     removed: list[tuple[str, Removed]] = []
+
+
+class _Head3(_Head, frozen=True, tag="head3", forbid_unknown_fields=True):
+    """As of format 3: in which version entries are written."""
+
+    entry_format: int = BASE_VERSION
 
 
 class _Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -105,7 +113,7 @@ class _End(msgspec.Struct, frozen=True, tag="end", forbid_unknown_fields=True):
     changes: int = 0
 
 
-_Frame = _Head | _Batch | _Past | _End
+_Frame = _Head | _Head3 | _Batch | _Past | _End
 _decoder = msgspec.msgpack.Decoder(_Frame)
 
 
@@ -265,8 +273,8 @@ def _subtree(entries: list[_Entry]) -> Node:
 
 
 def _head(state: State) -> _Head:
-    return _Head(
-        format=FORMAT,
+    head = _Head(
+        format=2,
         clock_ms=state.clock_ms,
         next_number=state.next_number,
         members_version=state.members_version,
@@ -282,6 +290,10 @@ def _head(state: State) -> _Head:
         locks=[(name, state.locks.held[name]) for name in sorted(state.locks.held)],
         sessions=[(name, state.locks.sessions[name]) for name in sorted(state.locks.sessions)],
     )
+    if state.format <= BASE_VERSION:
+        return head
+    told = {name: getattr(head, name) for name in head.__struct_fields__}
+    return _Head3(**told | {"format": FORMAT}, entry_format=state.format)
 
 
 def _state(head: _Head, root: Directory, records: list[Record]) -> State:
@@ -300,6 +312,7 @@ def _state(head: _Head, root: Directory, records: list[Record]) -> State:
         settings=head.settings,
         history=History.of(head.history_since, records),
         locks=Locks(dict(head.locks), dict(head.sessions)),
+        format=head.entry_format if isinstance(head, _Head3) else BASE_VERSION,
     )
 
 

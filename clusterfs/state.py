@@ -10,11 +10,13 @@ from collections.abc import Mapping
 import msgspec
 from msgspec.structs import replace
 
-from clusterfs import changes, locks, membership
+from clusterfs import changes, forgetting, locks, membership
 from clusterfs.commands import (
+    BASE_VERSION,
     Configure,
     Delete,
     Envelope,
+    Forget,
     LeaseAcquire,
     LeaseFence,
     LeaseRenew,
@@ -27,6 +29,8 @@ from clusterfs.commands import (
     MemberRename,
     Mkdir,
     Move,
+    RaiseFormat,
+    Restore,
     SessionEnd,
     SessionExpire,
     SessionRenew,
@@ -70,6 +74,8 @@ class State(msgspec.Struct, frozen=True):
     settings: Settings = DEFAULT
     history: History = msgspec.field(default_factory=History)
     locks: Locks = msgspec.field(default_factory=Locks)
+    # The highest version of an entry so far, which all members know: what is written is of this one.
+    format: int = BASE_VERSION
 
 
 Step = tuple[State, Result, tuple[Event, ...]]
@@ -77,7 +83,7 @@ Step = tuple[State, Result, tuple[Event, ...]]
 
 def apply(state: State, envelope: Envelope, index: int) -> Step:
     """The state after the command at log index `index`, its result, and what watchers are told."""
-    state = replace(state, clock_ms=max(state.clock_ms, envelope.time_ms))
+    state = replace(state, clock_ms=max(state.clock_ms, envelope.time_ms), format=max(state.format, envelope.version))
     remembered = recall(state, envelope)
     if remembered is not None:
         return state, remembered, ()
@@ -131,6 +137,29 @@ def _perform(state: State, envelope: Envelope, index: int) -> Step:
             if isinstance(settings, Refusal):
                 return state, settings, ()
             return replace(state, settings=settings), Done(index), ()
+        case Restore():
+            return _restore(state, op, _context(state, envelope, index))
+        case Forget():
+            return _forget(state, op, envelope, index)
+        case RaiseFormat():
+            return state, Done(index, number=envelope.version), ()
+
+
+def _restore(state: State, op: Restore, context: changes.Context) -> Step:
+    wanted = forgetting.restored(state.history, state.root, op)
+    if isinstance(wanted, Refusal):
+        return state, wanted, ()
+    change = changes.write_all(state.root, wanted, context)
+    return replace(state, root=change.root), change.result, change.events
+
+
+def _forget(state: State, op: Forget, envelope: Envelope, index: int) -> Step:
+    mark = forgetting.mark(index, envelope.author)
+    outcome = forgetting.without(state.history, state.root, op, mark)
+    if isinstance(outcome, Refusal):
+        return state, outcome, ()
+    history, count = outcome
+    return replace(state, history=history), Done(index, op.path, number=count), ()
 
 
 def _change_tree(

@@ -56,6 +56,7 @@ POLICY: dict[str, frozenset[Grant]] = {
     "/kvorum.v1.HistoryService/GetVersion": ROOT_AND_NODES,
     "/kvorum.v1.HistoryService/BlameEntry": ROOT_AND_NODES,
     "/kvorum.v1.HistoryService/RestoreEntry": ROOT_AND_NODES,
+    "/kvorum.v1.HistoryService/ForgetVersions": ROOT,
     "/kvorum.v1.LockService/AcquireLock": ROOT_AND_NODES,
     "/kvorum.v1.LockService/RenewSession": ROOT_AND_NODES,
     "/kvorum.v1.LockService/ReleaseLock": ROOT_AND_NODES,

@@ -40,6 +40,12 @@ class HistoryService(history_pb2_grpc.HistoryServiceServicer):
         response: pb.RestoreEntryResponse = await forward(self._history.RestoreEntry, request, context, request.path)
         return response
 
+    async def ForgetVersions(self, request: pb.ForgetVersionsRequest, context: Any) -> pb.ForgetVersionsResponse:
+        response: pb.ForgetVersionsResponse = await forward(
+            self._history.ForgetVersions, request, context, request.path
+        )
+        return response
+
 
 def _is_private(change: pb.Change) -> bool:
     return is_private(change.path) or is_private(change.other_path)

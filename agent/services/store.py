@@ -64,9 +64,9 @@ class StoreService(store_pb2_grpc.StoreServiceServicer):
 
 
 def is_private(path: str) -> bool:
-    """`priv/` and `nodes/*/priv/`: keys and secrets."""
+    """`priv/`, and `priv/` of a node, also of one that is archived: keys and secrets."""
     parts = [part for part in path.split("/") if part]
-    return parts[:1] == ["priv"] or (parts[:1] == ["nodes"] and parts[2:3] == ["priv"])
+    return parts[:1] == ["priv"] or (parts[:1] in (["nodes"], ["nodes-archive"]) and parts[2:3] == ["priv"])
 
 
 def may_read_private(caller: Caller) -> bool:

@@ -8,19 +8,18 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from clusterfs import history
-from clusterfs.commands import Write
+from clusterfs.commands import Forget, Restore, Write
 from clusterfs.daemon import Daemon
+from clusterfs.forgetting import is_mark
 from clusterfs.history import Kind, Record, Version
-from clusterfs.outcomes import Done
-from clusterfs.proposer import Author
-from clusterfs.running import Running
+from clusterfs.outcomes import done
 from clusterfs.services.calls import answering, author, deadline
 from clusterfs.services.store import done_entry, path_parts
 from clusterfs.state import State
 from clusterfs.tree import Directory, File, Parts, join, lookup, walk
 from kvorum.errors import HistoryGone, InvalidInput, NotFound, Refused
 from kvorum.v1 import history_pb2 as pb
-from kvorum.v1 import history_pb2_grpc, store_pb2
+from kvorum.v1 import history_pb2_grpc
 
 PAGE_CHANGES = 500
 PAGE_BYTES = 2 << 20
@@ -86,27 +85,41 @@ class HistoryService(history_pb2_grpc.HistoryServiceServicer):
         running = self._daemon.running
         state = running.machine.state
         parts = path_parts(request.path)
-        wanted = list(_restored(state, parts, request.index))
-        entries: list[store_pb2.Entry] = []
-        for at, content, index in wanted:
-            who = author(context, request.reason or f"restore of {index}")
-            done = _write(running, at, content, who, deadline_s=deadline(context))
-            if done.version == done.index:
-                entries.append(done_entry(done))
-        return pb.RestoreEntryResponse(entries=entries)
+        if _was_directory(state, parts, request.index):
+            who = author(context, request.reason or f"restore of {request.index}")
+            op = Restore(join(parts), request.index)
+            index = running.proposer.execute(op, who, deadline_s=deadline(context)).index
+            now = lookup(running.machine.state.root, parts)
+            found = walk(now, parts) if now is not None else ()
+            written = [(at, node) for at, node in found if isinstance(node, File) and node.version == index]
+            return pb.RestoreEntryResponse(entries=[done_entry(done(index, join(at), node)) for at, node in written])
+        version = _restored(state, parts, request.index)
+        assert version.content is not None
+        who = author(context, request.reason or f"restore of {version.index}")
+        write = Write(join(parts), version.content, parents=True)
+        answer = running.proposer.execute(write, who, deadline_s=deadline(context))
+        return pb.RestoreEntryResponse(entries=[done_entry(answer)] if answer.version == answer.index else [])
+
+    @answering
+    def ForgetVersions(
+        self, request: pb.ForgetVersionsRequest, context: grpc.ServicerContext
+    ) -> pb.ForgetVersionsResponse:
+        parts = path_parts(request.path)
+        who = author(context, request.reason)
+        running = self._daemon.running
+        answer = running.proposer.execute(Forget(join(parts), request.index), who, deadline_s=deadline(context))
+        upto = f" up to {request.index}" if request.index else ""
+        running.note_warning(f"{who.name} had the history forget what {join(parts)} held{upto}")
+        return pb.ForgetVersionsResponse(versions=answer.number)
 
 
-def _write(running: Running, parts: Parts, content: bytes, who: Author, *, deadline_s: float) -> Done:
-    return running.proposer.execute(Write(join(parts), content, parents=True), who, deadline_s=deadline_s)
-
-
-def _restored(state: State, parts: Parts, index: int) -> Iterator[tuple[Parts, bytes, int]]:
-    """Files with the content that they are to have again, and the log index that it is from."""
+def _was_directory(state: State, parts: Parts, index: int) -> bool:
     tree = history.tree_at(state.history, state.root, index) if index else None
-    then = lookup(tree, parts) if tree is not None else None
-    if isinstance(then, Directory):
-        yield from ((at, node.content, index) for at, node in walk(then, parts) if isinstance(node, File))
-        return
+    return tree is not None and isinstance(lookup(tree, parts), Directory)
+
+
+def _restored(state: State, parts: Parts, index: int) -> Version:
+    """The version of a file that it is to have again."""
     if not index and isinstance(lookup(state.root, parts), Directory):
         raise InvalidInput(
             "a directory is restored as of an index", field="index", remedy=f"see 'kvorum store log {join(parts)}'"
@@ -117,7 +130,9 @@ def _restored(state: State, parts: Parts, index: int) -> Iterator[tuple[Parts, b
             f"there was no file {join(parts)} at {index or version.index}",
             remedy=f"choose another index from 'kvorum store log {join(parts)}'",
         )
-    yield parts, version.content, version.index
+    if is_mark(version.content):
+        raise Refused(f"what {join(parts)} held at {index or version.index} was forgotten")
+    return version
 
 
 def _wanted(state: State, parts: Parts, index: int) -> Version:

@@ -133,7 +133,7 @@ def blame(session: Session, path: str, output: str) -> None:
 def restore(session: Session, place: str, reason: str, output: str) -> None:
     """Write what a file held at a log index; without an index, what it held last before it was deleted.
 
-    Of a directory, all files that it held then are written again; files that were made since stay.
+    Of a directory, all files that it held then are written again, or none; files that were made since stay.
 
     \b
     Examples:
@@ -152,7 +152,27 @@ def restore(session: Session, place: str, reason: str, output: str) -> None:
         click.echo(f"{path} is as it was then")
 
 
-COMMANDS = (log, show, diff, blame, restore)
+@click.command("forget")
+@click.argument("place", metavar="PATH[@INDEX]")
+@click.option("--reason", default="", help="Why; kept in the log of the store.")
+@click.pass_obj
+def forget(session: Session, place: str, reason: str) -> None:
+    """Take out of the history what a file held up to a log index, or ever before: a secret that has been replaced.
+
+    It goes wherever the history has the same bytes, unless some file still holds them. Who changed what and when is kept.
+    On the nodes' disks it stays until the log is cut the next time, and in copies of the store that were put aside.
+
+    \b
+    Examples:
+      kvorum store forget priv/storage/backup.pw
+      kvorum store forget priv/shadow.cfg@1042 --reason "leaked"
+    """
+    path, index = split_place(place)
+    count = session.client.history.forget(path, index, reason=reason)
+    click.echo(f"{count} version{'' if count == 1 else 's'} of {path} forgotten")
+
+
+COMMANDS = (log, show, diff, blame, restore, forget)
 
 _COLOURS = (("--- ", None), ("+++ ", None), ("@@", "cyan"), ("-", "red"), ("+", "green"))
 

@@ -39,7 +39,13 @@ class HistoryApi:
         return response.lines
 
     def restore(self, path: str, index: int = 0, *, reason: str = "") -> Sequence[store_pb2.Entry]:
-        """Writes what the file, or each file of the directory, held at `index`; returns what has been written."""
+        """Writes what the file, or each file of the directory, held at `index`, all or none; returns what has been written."""
         request = pb.RestoreEntryRequest(path=path, index=index, reason=reason)
         response: pb.RestoreEntryResponse = self._call(self._stub.RestoreEntry, request)
         return response.entries
+
+    def forget(self, path: str, index: int = 0, *, reason: str = "") -> int:
+        """Takes what the file held up to `index` (0: before now) out of the history; of how many versions. Raises NotFound."""
+        request = pb.ForgetVersionsRequest(path=path, index=index, reason=reason)
+        response: pb.ForgetVersionsResponse = self._call(self._stub.ForgetVersions, request)
+        return response.versions

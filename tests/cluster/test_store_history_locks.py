@@ -68,6 +68,28 @@ async def test_all_nodes_remember_the_same_and_bring_it_back(nodes: list[Node]) 
 
     await eventually(restored)
     await read_eventually(one, "f", b"2\n")
+    # The version of the log that knows this is written as soon as all three have said that they know it.
+    await one.client.write("d/a", b"old", parents=True)
+    then = (await one.client.write("d/b", b"old")).version
+    for name in "ab":
+        await one.client.write(f"d/{name}", b"new")
+    restored_at: set[int] = set()
+
+    async def restored_whole() -> bool:
+        entries = await ask(two, lambda client: client.history.restore("d", then))
+        restored_at.update(entry.version for entry in entries)
+        return len(entries) == 2
+
+    await eventually(restored_whole)
+    assert len(restored_at) == 1
+    await read_eventually(three, "d/b", b"old")
+    assert await ask(three, lambda client: client.history.forget("d/a")) == 1
+    await asyncio.to_thread((one.mount / "g").write_bytes, b"after")
+    await read_eventually(three, "g", b"after")
+    await read_eventually(two, "g", b"after")
+    found = [await ask(node, lambda client: list(client.history.changes("d", with_content=True))) for node in nodes]
+    assert found[0] == found[1] == found[2]
+    assert b"new" not in {change.content for change in found[0] if change.path == "d/a"}
 
 
 async def test_a_watch_misses_nothing_while_its_daemon_is_killed(nodes: list[Node]) -> None:

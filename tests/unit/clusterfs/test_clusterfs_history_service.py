@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 from msgspec.structs import replace
 
 from clusterfs import snapshot
-from clusterfs.commands import Delete, Mkdir, Move, Op, Write
+from clusterfs.commands import Configure, Delete, Mkdir, Move, Op, RaiseFormat, Write
 from clusterfs.machine import StoreMachine
 from clusterfs.proposer import Author, Proposer
 from clusterfs.services.history import HistoryService
@@ -23,13 +24,18 @@ from clusterfs.settings import Settings
 from kvorum.cli.store import store
 from kvorum.cli.store_history import split_place
 from kvorum.client import Client, connect
-from kvorum.errors import HistoryGone, InvalidInput, NotFound, Refused
+from kvorum.errors import AlreadyExists, HistoryGone, InvalidInput, NotFound, QuotaExceeded, Refused
 from kvorum.v1 import history_pb2, history_pb2_grpc, settings_pb2_grpc, store_pb2_grpc
+
+WARNED: list[str] = []
 
 
 @pytest.fixture
 def client(machine: StoreMachine, proposer: Proposer, tmp_path: Path) -> Iterator[Client]:
-    daemon: Any = SimpleNamespace(running=SimpleNamespace(machine=machine, proposer=proposer))
+    proposer.execute(RaiseFormat())
+    daemon: Any = SimpleNamespace(
+        running=SimpleNamespace(machine=machine, proposer=proposer, note_warning=WARNED.append)
+    )
     server = grpc.server(ThreadPoolExecutor(4))
     history_pb2_grpc.add_HistoryServiceServicer_to_server(HistoryService(daemon), server)
     settings_pb2_grpc.add_SettingsServiceServicer_to_server(SettingsService(daemon), server)
@@ -59,7 +65,7 @@ def test_changes_come_in_pages_and_miss_none(client: Client, do: Any) -> None:
     for number in range(7):
         do(Write(f"d{number}/f", b"%d" % number, parents=True), reason=f"r{number}")
     found = list(client.history.changes(page_size=3))
-    assert [change.index for change in found] == [index for index in range(7, 0, -1) for _entry in range(2)]
+    assert [change.index for change in found] == [index for index in range(8, 1, -1) for _entry in range(2)]
     assert {change.content for change in found} == {b""}
     (change,) = client.history.changes("d3/f", with_content=True)
     assert (change.author, change.source, change.reason, change.content) == ("ann@pam", "10.0.0.9", "r3", b"3")
@@ -109,6 +115,79 @@ def test_a_deleted_file_and_a_whole_directory_come_back(client: Client, do: Any)
         client.history.restore("d")
     with pytest.raises(Refused, match="no file d/g at"):
         client.history.restore("d/g", entry.version - 1)
+
+
+def test_a_directory_comes_back_in_one_change_or_not_at_all(client: Client, do: Any, machine: StoreMachine) -> None:
+    for number in range(5):
+        do(Write(f"d/{number}", b"x" * 3000, parents=True))
+    then = do(Write("nodes/n1/qemu-server/100.conf", b"old", parents=True))
+    do(Write("d/new", b"stays"))
+    for number in range(4):
+        do(Write(f"d/{number}", b"changed"))
+    do(Delete("d/4"))
+    before = machine.view.index
+    assert [entry.path for entry in client.history.restore("d", then)] == [f"d/{number}" for number in range(5)]
+    assert machine.view.index == before + 1
+    assert {change.index for change in islice(client.history.changes("d"), 5)} == {before + 1}
+    assert client.store.get("d/new").content == b"stays"
+    # A guest that is elsewhere now would be there twice.
+    do(Write("nodes/n1/qemu-server/a", b"old"))
+    mixed = do(Write("nodes/n1/qemu-server/z", b"old"))
+    do(Move("nodes/n1/qemu-server/100.conf", "nodes/n1/100"))
+    do(Write("nodes/n2/lxc/100.conf", b"", parents=True))
+    do(Write("nodes/n1/qemu-server/z", b"new"))
+    do(Write("nodes/n1/qemu-server/a", b"new"))
+    with pytest.raises(AlreadyExists, match="100"):
+        client.history.restore("nodes/n1/qemu-server", mixed)
+    assert [client.store.get(f"nodes/n1/qemu-server/{name}").content for name in "az"] == [b"new", b"new"]
+    # Limits are those of the whole, not of what is in between.
+    for number in range(5):
+        do(Delete(f"d/{number}"))
+    do(Configure(max_entries=1000))
+    for number in range(1000 - machine.state.root.count - 3):
+        do(Mkdir(f"e{number}"))
+    with pytest.raises(QuotaExceeded, match="at most 1000 entries"):
+        client.history.restore("d", then)
+    assert client.store.list("d")
+
+
+def test_what_was_a_secret_can_be_forgotten_wherever_the_history_has_it(client: Client, do: Any) -> None:
+    secret, shared = b"hunter2", b"shared"
+    do(Write("priv/x.tmp", secret, parents=True))
+    do(Write("other", shared))
+    first = do(Move("priv/x.tmp", "priv/x"))
+    do(Write("priv/x", shared))
+    do(Write("priv/x", b"second"))
+    last = do(Write("priv/x", b"now"))
+    do(Mkdir("d"))
+    copied = do(Write("d/copy", secret))
+    do(Delete("d", recursive=True))
+    assert run(client, "forget", "priv/x", "--reason", "leaked") == "3 versions of priv/x forgotten\n"
+    assert "ann@pam" not in WARNED[-1]
+    assert "priv/x" in WARNED[-1]
+    held = {change.content for change in client.history.changes(with_content=True)}
+    assert secret not in held
+    assert b"second" not in held
+    # What a file still holds is not forgotten, nor who changed what and when.
+    assert shared in held
+    assert client.store.get("priv/x").content == b"now"
+    assert client.history.version("priv/x", last).content == b"now"
+    assert client.history.version("priv/x", first).author == "ann@pam"
+    assert client.history.version("priv/x", first).content.startswith(b"\0forgotten at")
+    assert client.history.version("d/copy", copied).content.startswith(b"\0forgotten at")
+    for place in (("priv/x", first), ("d", copied)):
+        with pytest.raises(Refused, match="forgotten"):
+            client.history.restore(*place)
+    with pytest.raises(NotFound, match="holds nothing of it"):
+        client.history.forget("priv/x")
+
+
+def test_only_what_is_as_old_as_the_index_is_forgotten(client: Client, do: Any) -> None:
+    old = do(Write("a", b"1"))
+    do(Write("a", b"2"))
+    do(Write("a", b"3"))
+    assert client.history.forget("a", old) == 1
+    assert client.history.version("a", old + 1).content == b"2"
 
 
 def test_log_show_and_restore_on_the_command_line(client: Client, do: Any) -> None:
