@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from clusterfs import clusterlog, special
+from clusterfs import clusterlog, formats, special
 from clusterfs.gossip import RRD, Gossip
 from clusterfs.machine import StoreMachine
 from clusterfs.membership import Member
@@ -101,9 +101,10 @@ class Computed:
         )
 
     def _counters(self, uid: str) -> dict[str, int]:
-        """Of keys that are shown nowhere else."""
+        """Of keys that are shown nowhere else, but for our own."""
         versions = self._gossip.versions(uid)
-        return {key: version for key, version in versions.items() if key != NODE_IP and not key.startswith(RRD)}
+        own = (NODE_IP, formats.KEY)
+        return {key: version for key, version in versions.items() if key not in own and not key.startswith(RRD)}
 
     def _members_key(self) -> object:
         view = self._machine.view

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from clusterfs import special
+from clusterfs import formats, special
 from clusterfs.commands import MemberPut, Write
 from clusterfs.computed import Computed, is_debugging, set_debug
 from clusterfs.gossip import Gossip
@@ -78,6 +78,7 @@ def test_each_change_shows_at_the_next_look(node: Node) -> None:
     node.proposer.execute(Write("nodes/n1/lxc/100.conf", b"", parents=True))
     assert version()["vmlist"] == before["vmlist"] + 1 == node.read(".vmlist")["version"]
     assert node.read(".vmlist")["ids"]["100"]["node"] == "n1"
+    node.gossip.set(formats.announcement())
     node.gossip.set({"tasklist": b"[]", "rrd/pve-node-9.0/n1": b"1:2", "nodeip": b"192.0.2.1"})
     assert list(version()["kvstore"]["n1"]) == ["tasklist"]
     assert node.files[".rrd"]() == b"pve-node-9.0/n1:1:2\n"
