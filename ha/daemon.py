@@ -17,6 +17,7 @@ from kvorum.node import Identity
 
 from . import lrm, manager
 from .acts import Acts
+from .black_box import BlackBox
 from .endings import Endings
 from .hands import Hands
 from .lease_state import boottime
@@ -64,6 +65,7 @@ class Rounds:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._mirror.run())
                 group.create_task(self._settle())
+                group.create_task(BlackBox(self._store).run())
                 while True:
                     await self._round(group)
                     try:

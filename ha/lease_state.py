@@ -41,6 +41,8 @@ class LeaseState(msgspec.Struct, frozen=True, kw_only=True):
     uid: str = ""
     # What the keeper lives by at this moment.
     profile: Profile = DEFAULT
+    # Which watchdog stands behind it, in a sentence; for people.
+    watchdog: str = ""
     # Why it is in this phase, in a sentence; for people.
     cause: str = ""
 

@@ -23,8 +23,13 @@ DEVICE = Path("/dev/watchdog")
 VARIABLE = "KVORUM_WATCHDOG"
 # The guard loop turns faster than anybody needs to hear: a supervisor that is held up finds few datagrams waiting.
 PET_PERIOD_S = 0.25
+# What the kernel says about the first device, without its being opened.
+FACTS = Path("/sys/class/watchdog/watchdog0")
+SOFTDOG = "Software Watchdog"
 # linux/watchdog.h
 _WDIOC_SETTIMEOUT = 0xC0045706
+_WDIOC_GETTIMEOUT = 0x80045707
+_WDIOF_CARDRESET = 0x20
 # linux/reboot.h
 _LINUX_REBOOT_MAGIC1 = 0xFEE1DEAD
 _LINUX_REBOOT_MAGIC2 = 672274793
@@ -43,6 +48,9 @@ class Watchdog(Protocol):
     def reset(self) -> None:
         """Ends the host now. In a PID namespace: everything in it."""
 
+    def describe(self) -> str:
+        """Which it is, and whether it is armed, in a sentence; for people."""
+
 
 class SystemCall:
     """No device: reset is reboot(2), which in a PID namespace kills its init and with it all of the node."""
@@ -59,13 +67,21 @@ class SystemCall:
     def reset(self) -> None:
         reboot()
 
+    def describe(self) -> str:
+        return "none: if the keeper itself dies, nothing resets this host"
+
 
 class Device:
     """A Linux watchdog. Opening it arms it; only the letter V before the closing disarms it."""
 
-    def __init__(self, path: Path = DEVICE) -> None:
+    def __init__(self, path: Path = DEVICE, *, facts: Path = FACTS) -> None:
         self._path = path
+        self._facts = facts
         self._handle: int | None = None
+        self._trouble = ""
+        self._wanted_s = 0.0
+        # As the driver says it waits, once it is open.
+        self._granted_s = 0
 
     def arm(self, timeout_s: float) -> None:
         if self._handle is None:
@@ -73,29 +89,78 @@ class Device:
                 self._handle = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
             except OSError as error:
                 # Guarding without it is better than not guarding; EBUSY: systemd or another program has it.
-                log.error("NO WATCHDOG: %s cannot be opened: %s", self._path, error.strerror)
+                self._trouble = f"cannot be opened: {error.strerror}"
+                log.error("NO WATCHDOG: %s %s", self._path, self._trouble)
                 return
-        granted = struct.unpack("I", fcntl.ioctl(self._handle, _WDIOC_SETTIMEOUT, struct.pack("I", int(timeout_s))))[0]
-        if granted > timeout_s:
-            log.error(
-                "the watchdog waits %s s instead of %s s: a takeover may come before the reset", granted, timeout_s
-            )
-        log.info("watchdog armed: %s s without a ping resets this host", granted)
+        self._wanted_s = timeout_s
+        try:
+            fcntl.ioctl(self._handle, _WDIOC_SETTIMEOUT, struct.pack("I", int(timeout_s)))
+            self._trouble = ""
+        except OSError as error:
+            self._trouble = f"does not take {int(timeout_s)} s: {error.strerror}"
+        self._granted_s = _timeout_of(self._handle)
+        log.log(logging.ERROR if self._is_slow() or self._trouble else logging.INFO, "watchdog: %s", self.describe())
 
     def pet(self) -> None:
         if self._handle is not None:
             os.write(self._handle, b"\0")
 
     def disarm(self) -> None:
+        if self._handle is None and self._fact("state") == "active":
+            # A keeper that was killed has left it running.
+            with suppress(OSError):
+                self._handle = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
         if self._handle is not None:
             os.write(self._handle, b"V")
             os.close(self._handle)
             self._handle = None
+            if self._fact("nowayout") == "1":
+                # The driver runs on whatever we say; only the magic letter has been in vain.
+                log.error(
+                    "%s cannot be switched off (nowayout): this host is reset unless something feeds it", self._path
+                )
             log.info("watchdog disarmed")
 
     def reset(self) -> None:
         # Not fed any more it fires by itself; do not wait for it if the kernel still obeys.
         reboot()
+
+    def describe(self) -> str:
+        identity = self._fact("identity")
+        kind = "softdog" if identity == SOFTDOG else f"hardware ({identity or 'its driver does not say which'})"
+        if self._handle is None:
+            return f"{kind} {self._path}, " + (f"NOT ARMED: it {self._trouble}" if self._trouble else "not armed")
+        if self._is_slow():
+            return (
+                f"{kind} {self._path}, armed, but it waits {self._granted_s} s instead of {self._wanted_s:g} s: others may take "
+                f"over before it fires; write 'watchdog: {self._granted_s}' to /etc/kvorum/ha/settings.cfg"
+            )
+        trouble = f", but it {self._trouble}" if self._trouble else ""
+        return f"{kind} {self._path}, armed, {self._granted_s} s{trouble}"
+
+    def _is_slow(self) -> bool:
+        return self._granted_s > self._wanted_s
+
+    def _fact(self, name: str) -> str:
+        with suppress(OSError):
+            return (self._facts / name).read_text().strip()
+        return ""
+
+
+def _timeout_of(handle: int) -> int:
+    """What the driver says itself; it may have rounded, or not have listened."""
+    try:
+        return int(struct.unpack("I", fcntl.ioctl(handle, _WDIOC_GETTIMEOUT, struct.pack("I", 0)))[0])
+    except OSError:
+        return 0
+
+
+def boot_status(facts: Path = FACTS) -> str:
+    """Whether the watchdog's driver says that it was the watchdog that reset this host."""
+    with suppress(OSError, ValueError):
+        if int((facts / "bootstatus").read_text(), 0) & _WDIOF_CARDRESET:
+            return "its watchdog reset it"
+    return ""
 
 
 class Supervisor:
@@ -133,6 +198,11 @@ class Supervisor:
     def reset(self) -> None:
         self._send("reset")
         reboot()
+
+    def describe(self) -> str:
+        heard = "" if self._is_heard else ", but it DOES NOT ANSWER"
+        state = f"armed, {self._timeout_s:g} s" if self._timeout_s else "not armed"
+        return f"the supervisor of this host at {self._path}, {state}{heard}"
 
     def _send(self, text: str) -> None:
         try:

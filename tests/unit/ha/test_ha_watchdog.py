@@ -3,13 +3,14 @@
 import logging
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ha.keeper import watchdog
-from ha.keeper.watchdog import VARIABLE, Device, Supervisor, SystemCall, find
+from ha.keeper.watchdog import VARIABLE, Device, Supervisor, SystemCall, boot_status, find
 
 
 class Listener:
@@ -142,3 +143,93 @@ def test_a_device_that_is_not_to_be_had_does_not_end_the_keeper(path: Path, capl
     device.pet()
     device.disarm()
     assert "NO WATCHDOG" in caplog.text
+
+
+class FakeDriver:
+    """A device's file and what the kernel says about it; `granted`: seconds that it waits, whatever it is told."""
+
+    def __init__(self, base: Path, monkeypatch: pytest.MonkeyPatch, *, granted: int = 0, **facts: str) -> None:
+        self.device = base / "watchdog"
+        self.device.write_bytes(b"")
+        self.facts = base / "facts"
+        self.facts.mkdir()
+        for name, value in facts.items():
+            (self.facts / name).write_text(f"{value}\n")
+        self._granted = granted
+        self._set = 0
+        monkeypatch.setattr("fcntl.ioctl", self._ioctl)
+
+    def _ioctl(self, _handle: int, request: int, argument: bytes) -> bytes:
+        (value,) = struct.unpack("I", argument)
+        if request == 0xC0045706:
+            self._set = value
+        return struct.pack("I", self._granted or self._set)
+
+    @property
+    def written(self) -> bytes:
+        return self.device.read_bytes()
+
+    def open(self) -> Device:
+        return Device(self.device, facts=self.facts)
+
+
+def test_a_device_says_what_it_is_and_the_time_that_it_has_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = FakeDriver(tmp_path, monkeypatch, identity="iTCO_wdt")
+    device = driver.open()
+    assert device.describe() == f"hardware (iTCO_wdt) {driver.device}, not armed"
+    device.arm(9.0)
+    assert device.describe() == f"hardware (iTCO_wdt) {driver.device}, armed, 9 s"
+    device.arm(5.0)
+    assert device.describe().endswith("armed, 5 s"), "a shorter profile while it is armed"
+    device.pet()
+    device.disarm()
+    assert driver.written == b"\0V", "only the magic letter lets a closed device rest"
+
+
+def test_the_kernels_own_watchdog_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert FakeDriver(tmp_path, monkeypatch, identity="Software Watchdog").open().describe().startswith("softdog")
+
+
+def test_a_device_that_waits_longer_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    device = FakeDriver(tmp_path, monkeypatch, granted=30).open()
+    device.arm(5.0)
+    assert "others may take over before it fires; write 'watchdog: 30'" in device.describe()
+    assert device.describe() in caplog.text
+
+
+def test_a_device_that_a_killed_keeper_left_running_is_switched_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = FakeDriver(tmp_path, monkeypatch, state="active")
+    driver.open().disarm()
+    assert driver.written == b"V"
+
+
+def test_a_device_that_nobody_armed_is_not_opened_to_be_switched_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = FakeDriver(tmp_path, monkeypatch, state="inactive")
+    driver.open().disarm()
+    assert driver.written == b""
+
+
+def test_a_driver_that_cannot_be_switched_off_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    device = FakeDriver(tmp_path, monkeypatch, nowayout="1").open()
+    device.arm(5.0)
+    device.disarm()
+    assert "nowayout" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [("32", "its watchdog reset it"), ("0x20", "its watchdog reset it"), ("0", "")]
+)
+def test_a_reset_by_the_watchdog_is_known_at_the_next_boot(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "bootstatus").write_text(content)
+    assert boot_status(tmp_path) == said
+    assert boot_status(tmp_path / "none") == ""
