@@ -78,6 +78,19 @@ class Pending:
         else:
             self._watch()
 
+    def pass_barrier(self, wait: Callable[[], object], passed: Callable[[KvorumError | None], None]) -> None:
+        """A read that waits does so here: there are few of them."""
+
+        def go() -> None:
+            error: KvorumError | None = None
+            try:
+                wait()
+            except KvorumError as raised:
+                error = raised
+            passed(error)
+
+        self._stragglers.submit(go)
+
     def _done(self, key: int, answer: object) -> None:
         assert isinstance(answer, Done | Refusal | KvorumError), answer
         self._tell(key, answer)

@@ -137,6 +137,10 @@ class Proposer:
         except NoQuorum as error:
             raise self._explained(error) from error
 
+    def pass_barrier(self, passed: Callable[[KvorumError | None], None], *, deadline_s: float) -> None:
+        """As `barrier`, but nobody waits: `passed` is called once, with what `barrier` would raise if it did."""
+        self._pending.pass_barrier(lambda: self.barrier(deadline_s=deadline_s), passed)
+
     def _explained(self, error: KvorumError) -> KvorumError:
         """Consensus knows nodes by uid only; that this node's disk is full it can say itself."""
         return self.no_quorum() if isinstance(error, NoQuorum) and not isinstance(error, DiskFull) else error

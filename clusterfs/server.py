@@ -1,12 +1,12 @@
 """The gRPC server on the node's unix socket. Who may connect is decided by the file system: root only.
 
-Handlers block (a write waits for a majority), so each runs in a thread. Watches last, so the pool holds more threads than there
-may be watches, and nobody can starve the writes by watching.
+What is called most (reads and writes of entries) never waits in its handler and gets no thread (`clusterfs.direct`). Others
+block, so each runs in a thread. Watches last, so the pool holds more threads than there may be watches, and nobody can starve
+the others by watching.
 """
 
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -14,6 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from clusterfs.daemon import Daemon
+from clusterfs.direct import DirectPool
 from clusterfs.services.history import HistoryService
 from clusterfs.services.lock import LockService
 from clusterfs.services.replica import ReplicaService
@@ -53,7 +54,7 @@ class Server:
         self._socket = socket
         self._health = health.HealthServicer()
         self._server = grpc.server(
-            ThreadPoolExecutor(max_workers=CALL_THREADS + MAX_WATCHES + MAX_STATUS_WATCHES, thread_name_prefix="call"),
+            DirectPool(max_workers=CALL_THREADS + MAX_WATCHES + MAX_STATUS_WATCHES, thread_name_prefix="call"),
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

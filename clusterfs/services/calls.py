@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import queue
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
@@ -49,6 +50,42 @@ def streaming(
             end(context, error)
 
     return stream
+
+
+# What becomes of a call: the response, or the error that ends it.
+Answer = Any
+Begun = Callable[[Any, Any, grpc.ServicerContext, Callable[[Answer], None]], None]
+_Begun = Callable[[Any, _Request, grpc.ServicerContext, Callable[[_Response | Exception], None]], None]
+
+
+def answering_later(begun: _Begun[_Request, _Response]) -> Callable[[Any, _Request, grpc.ServicerContext], _Response]:
+    """A handler that never waits: `begun` is given where the answer goes, once and from any thread. `clusterfs.direct` runs it
+    where the request arrives; run as any other handler it waits for that answer."""
+
+    def safely(self: Any, request: _Request, context: grpc.ServicerContext, answer: Callable[[Answer], None]) -> None:
+        try:
+            begun(self, request, context, answer)
+        except KvorumError as error:
+            answer(error)
+
+    @functools.wraps(begun)
+    def wait(self: Any, request: _Request, context: grpc.ServicerContext) -> _Response:
+        answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        safely(self, request, context, answers.put)
+        response: _Response = respond(context, answers.get())
+        return response
+
+    wait.begun = safely  # type: ignore[attr-defined]
+    return wait
+
+
+def respond(context: grpc.ServicerContext, answer: Answer) -> Any:
+    """To be returned by a handler whose answer is there."""
+    if isinstance(answer, KvorumError):
+        end(context, answer)
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def end(context: grpc.ServicerContext, error: KvorumError) -> NoReturn:

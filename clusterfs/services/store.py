@@ -4,7 +4,8 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -13,13 +14,14 @@ from clusterfs import rules
 from clusterfs.commands import Delete, Mkdir, Move, Write
 from clusterfs.daemon import Daemon
 from clusterfs.machine import Compacted, StoreMachine
-from clusterfs.outcomes import Deleted, Done, Moved, Refusal, Written
+from clusterfs.outcomes import Deleted, Done, Moved, Refusal, Result, Written
+from clusterfs.pending import OnResult
 from clusterfs.refusals import to_error
 from clusterfs.running import Running
-from clusterfs.services.calls import answering, author, deadline, streaming
+from clusterfs.services.calls import answering, answering_later, author, deadline, streaming
 from clusterfs.tree import Directory, File, Node, Parts, crosses_file, join, lookup, walk
 from clusterfs.watching import seen_from
-from kvorum.errors import HistoryGone, InvalidInput, NotFound, QuotaExceeded, Refused, Unreachable
+from kvorum.errors import HistoryGone, InvalidInput, KvorumError, NotFound, QuotaExceeded, Refused, Unreachable
 from kvorum.v1 import store_pb2, store_pb2_grpc
 
 # One page of a list: far below the size that gRPC lets a message have.
@@ -36,15 +38,31 @@ class StoreService(store_pb2_grpc.StoreServiceServicer):
         self._daemon = daemon
         self._watches = threading.BoundedSemaphore(MAX_WATCHES)
 
-    @answering
-    def GetEntry(self, request: store_pb2.GetEntryRequest, context: grpc.ServicerContext) -> store_pb2.GetEntryResponse:
+    @answering_later
+    def GetEntry(
+        self,
+        request: store_pb2.GetEntryRequest,
+        context: grpc.ServicerContext,
+        answer: Callable[[store_pb2.GetEntryResponse | Exception], None],
+    ) -> None:
         running = self._daemon.running
         parts = path_parts(request.path)
+
+        def read() -> store_pb2.GetEntryResponse:
+            view = running.machine.view
+            node = _find(view.state.root, parts)
+            return store_pb2.GetEntryResponse(entry=entry(parts, node, with_content=True), applied_index=view.index)
+
+        def passed(error: KvorumError | None) -> None:
+            try:
+                answer(error or read())
+            except KvorumError as refusal:
+                answer(refusal)
+
         if request.linearizable:
-            running.proposer.barrier(deadline_s=deadline(context))
-        view = running.machine.view
-        node = _find(view.state.root, parts)
-        return store_pb2.GetEntryResponse(entry=entry(parts, node, with_content=True), applied_index=view.index)
+            running.proposer.pass_barrier(passed, deadline_s=deadline(context))
+        else:
+            answer(read())
 
     @answering
     def ListEntries(
@@ -74,11 +92,13 @@ class StoreService(store_pb2_grpc.StoreServiceServicer):
                 size += len(node.content)
         return response
 
-    @answering
+    @answering_later
     def WriteEntry(
-        self, request: store_pb2.WriteEntryRequest, context: grpc.ServicerContext
-    ) -> store_pb2.WriteEntryResponse:
-        running = self._daemon.running
+        self,
+        request: store_pb2.WriteEntryRequest,
+        context: grpc.ServicerContext,
+        answer: Callable[[store_pb2.WriteEntryResponse | Exception], None],
+    ) -> None:
         condition = request.precondition.WhichOneof("condition")
         is_absent = condition == "absent" and request.precondition.absent
         if request.directory:
@@ -93,30 +113,40 @@ class StoreService(store_pb2_grpc.StoreServiceServicer):
                 absent=is_absent,
                 parents=request.parents,
             )
-        done = running.proposer.execute(
-            op, author(context, request.reason, request.fencing), deadline_s=deadline(context)
+        self._daemon.running.proposer.submit(
+            op,
+            author(context, request.reason, request.fencing),
+            on_result=_answering(answer, lambda done: store_pb2.WriteEntryResponse(entry=done_entry(done))),
+            deadline_s=deadline(context),
         )
-        return store_pb2.WriteEntryResponse(entry=done_entry(done))
 
-    @answering
+    @answering_later
     def MoveEntry(
-        self, request: store_pb2.MoveEntryRequest, context: grpc.ServicerContext
-    ) -> store_pb2.MoveEntryResponse:
-        op = Move(request.path, request.new_path, request.expected_version, request.replace)
-        done = self._daemon.running.proposer.execute(
-            op, author(context, request.reason, request.fencing), deadline_s=deadline(context)
+        self,
+        request: store_pb2.MoveEntryRequest,
+        context: grpc.ServicerContext,
+        answer: Callable[[store_pb2.MoveEntryResponse | Exception], None],
+    ) -> None:
+        self._daemon.running.proposer.submit(
+            Move(request.path, request.new_path, request.expected_version, request.replace),
+            author(context, request.reason, request.fencing),
+            on_result=_answering(answer, lambda done: store_pb2.MoveEntryResponse(entry=done_entry(done))),
+            deadline_s=deadline(context),
         )
-        return store_pb2.MoveEntryResponse(entry=done_entry(done))
 
-    @answering
+    @answering_later
     def DeleteEntry(
-        self, request: store_pb2.DeleteEntryRequest, context: grpc.ServicerContext
-    ) -> store_pb2.DeleteEntryResponse:
-        op = Delete(request.path, request.expected_version, request.recursive)
-        self._daemon.running.proposer.execute(
-            op, author(context, request.reason, request.fencing), deadline_s=deadline(context)
+        self,
+        request: store_pb2.DeleteEntryRequest,
+        context: grpc.ServicerContext,
+        answer: Callable[[store_pb2.DeleteEntryResponse | Exception], None],
+    ) -> None:
+        self._daemon.running.proposer.submit(
+            Delete(request.path, request.expected_version, request.recursive),
+            author(context, request.reason, request.fencing),
+            on_result=_answering(answer, lambda _done: store_pb2.DeleteEntryResponse()),
+            deadline_s=deadline(context),
         )
-        return store_pb2.DeleteEntryResponse()
 
     @streaming
     def WatchEntries(
@@ -132,6 +162,21 @@ class StoreService(store_pb2_grpc.StoreServiceServicer):
             raise HistoryGone(str(error), oldest_index=error.oldest_index, remedy="list and watch anew") from error
         finally:
             self._watches.release()
+
+
+_Response = TypeVar("_Response")
+
+
+def _answering(answer: Callable[[_Response | Exception], None], made: Callable[[Done], _Response]) -> OnResult:
+    """Where the result of a command goes: to the caller, as a response or as the error that it means."""
+
+    def on_result(result: Result | KvorumError) -> None:
+        if isinstance(result, Done):
+            answer(made(result))
+        else:
+            answer(to_error(result) if isinstance(result, Refusal) else result)
+
+    return on_result
 
 
 def _watch(
