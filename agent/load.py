@@ -64,6 +64,10 @@ class GuestLoad:
     uptime_s: int = 0
     cpu: float | None = None
     memory_host_bytes: int | None = None
+    received_bytes: int | None = None
+    sent_bytes: int | None = None
+    read_bytes: int | None = None
+    written_bytes: int | None = None
 
 
 def node_record(load: NodeLoad, *, now_s: int) -> str:
@@ -95,13 +99,18 @@ def node_record(load: NodeLoad, *, now_s: int) -> str:
 
 def guest_record(load: GuestLoad, *, now_s: int) -> str:
     live = (load.uptime_s, re.sub(r"[:\s]", "_", load.name), load.status, int(load.is_template))
-    # Its disks, its network and its pressures are not measured.
+    # How full its disks are and its pressures are not measured.
     archived = (
         load.cpus,
         load.cpu,
         load.memory_bytes,
         load.memory_host_bytes,
-        *[None] * 6,
+        None,
+        None,
+        load.received_bytes,
+        load.sent_bytes,
+        load.read_bytes,
+        load.written_bytes,
         load.memory_host_bytes,
         *[None] * 6,
     )

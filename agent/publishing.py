@@ -15,13 +15,14 @@ from typing import Protocol
 
 from agent import load
 from agent.guests.driver import STOPPED, GuestDriver, Observed
+from agent.guests.traffic import UNKNOWN, Measures, Traffic
 from agent.inventory import GuestFile, GuestKind, Inventory
 from agent.load import CpuTimes, GuestLoad, NodeLoad, Pressure
 from agent.storage.storages import PATH as STORAGE_CFG
 from agent.storage.storages import Storages
 from kvorum.config import GuestConfig, parse_properties
 from kvorum.errors import ConfigError, KvorumError, NotFound
-from kvorum.ids import NodeName
+from kvorum.ids import NodeName, Vmid
 
 log = logging.getLogger(__name__)
 
@@ -88,11 +89,25 @@ class Publisher:
             except (KvorumError, TimeoutError) as error:
                 log.debug("guests of kind %s do not answer: %s", kind, error)
                 continue
+            traffic = await self._traffic(kind)
             for file in (file for file in files if file.kind is kind):
-                guest = self._meter.guest(file, running.get(file.vmid, STOPPED))
+                seen = running.get(file.vmid, STOPPED)
+                guest = self._meter.guest(file, seen, traffic.get(file.vmid, UNKNOWN))
                 if guest is not None:
                     records[f"pve-vm-9.0/{file.vmid}"] = load.guest_record(guest, now_s=now_s)
         return records
+
+    async def _traffic(self, kind: GuestKind) -> Mapping[Vmid, Traffic]:
+        """Nothing of a driver that does not count or does not answer: the rest is worth telling without it."""
+        driver = self._drivers[kind]
+        if not isinstance(driver, Measures):
+            return {}
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                return await driver.traffic()
+        except (KvorumError, TimeoutError, OSError) as error:
+            log.debug("the traffic of guests of kind %s is not known: %s", kind, error)
+            return {}
 
     async def _storages(self, node: NodeName, now_s: int) -> dict[str, str]:
         try:
@@ -147,7 +162,7 @@ class Meter:
             memory_pressure=self._pressure("memory"),
         )
 
-    def guest(self, file: GuestFile, seen: Observed) -> GuestLoad | None:
+    def guest(self, file: GuestFile, seen: Observed, traffic: Traffic = UNKNOWN) -> GuestLoad | None:
         """None for a file that does not parse."""
         try:
             config = file.config
@@ -165,6 +180,10 @@ class Meter:
             uptime_s=int(seen.uptime_s),
             cpu=self._share(file.vmid, pid, cpus),
             memory_host_bytes=self._resident(pid),
+            received_bytes=traffic.received_bytes,
+            sent_bytes=traffic.sent_bytes,
+            read_bytes=traffic.read_bytes,
+            written_bytes=traffic.written_bytes,
         )
 
     def _share(self, vmid: int, pid: int | None, cpus: int) -> float | None:

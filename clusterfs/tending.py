@@ -26,14 +26,15 @@ class Tending:
         self._uid = uid
         self._now = clock
         self._since: dict[voting.Step, float] = {}
+        self._is_handing_over = False
 
     def round(self, state: State, status: ReplicaStatus) -> None:
         """Does nothing anywhere but on a leader with a quorum."""
         if status.role != "leader" or not status.is_quorate or not status.caught_up:
             self._since.clear()
+            self._is_handing_over = False
             return
-        if self._hands_over(state, status):
-            return
+        self._hand_over(state, status)
         step = voting.next_step(state.members, status.hosts, status.members, status.ready_learners)
         if step is None:
             self._since.clear()
@@ -43,8 +44,9 @@ class Tending:
         if isinstance(step, Promote | Move) or self._now() - began > PATIENCE_S:
             self._take(step, state)
 
-    def _hands_over(self, state: State, status: ReplicaStatus) -> bool:
-        """A witness leads only for as long as it must: the leader's node has HA's manager, and a witness has none."""
+    def _hand_over(self, state: State, status: ReplicaStatus) -> None:
+        """A witness leads only for as long as it must: the leader's node has HA's manager, and a witness has none. It asks on:
+        the one it would hand over to may not be able to lead (its disk is full), and meanwhile has the chores of a leader."""
         me = state.members.get(self._uid)
         others = [
             uid
@@ -52,10 +54,11 @@ class Tending:
             if is_up and uid != self._uid and uid in state.members and not state.members[uid].witness
         ]
         if me is None or not me.witness or not others:
-            return False
-        log.info("this witness hands leadership over")
+            return
+        if not self._is_handing_over:
+            log.info("this witness hands leadership over")
+        self._is_handing_over = True
         self._replica.hand_over()
-        return True
 
     def _take(self, step: voting.Step, state: State) -> None:
         """Asks and does not wait: the next round sees what became of it. Whoever waited for one change could ask on for it after

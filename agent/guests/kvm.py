@@ -21,6 +21,7 @@ from agent.guests.domain_xml import Host, console_log, describe, domain_name, vm
 from agent.guests.driver import STOPPED, Guest, Observed, RunState
 from agent.guests.libvirt_link import Connection, LibvirtLink, Lifecycle
 from agent.guests.processes import Process
+from agent.guests.traffic import Traffic, of_domain
 from kvorum.errors import CommandFailed, KvorumError, NotFound, Refused, Timeout, Unreachable
 from kvorum.ids import Vmid
 
@@ -175,6 +176,10 @@ class KvmDriver:
         }
         return {vmid: seen for vmid, seen in everything.items() if seen.state is not RunState.stopped}
 
+    async def traffic(self) -> Mapping[Vmid, Traffic]:
+        """Of those that libvirt knows to run; a guest whose monitor does not answer at once is left out of it."""
+        return await self.link.call(_traffic, subject="guests", is_idempotent=True)
+
     async def console_log(self, vmid: Vmid, *, tail_bytes: int) -> bytes:
         return await asyncio.to_thread(_tail, console_log(vmid, self.host), tail_bytes)
 
@@ -318,6 +323,13 @@ def _states(connection: Connection) -> dict[Vmid, int]:
         with contextlib.suppress(libvirt.libvirtError):
             found[vmid] = domain.state()[0]
     return found
+
+
+def _traffic(connection: Connection) -> dict[Vmid, Traffic]:
+    wanted = libvirt.VIR_DOMAIN_STATS_BLOCK | libvirt.VIR_DOMAIN_STATS_INTERFACE
+    flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+    answers = [(vmid_of(domain.name()), stats) for domain, stats in connection.getAllDomainStats(wanted, flags)]
+    return {vmid: of_domain(stats) for vmid, stats in answers if vmid is not None}
 
 
 def _observed(state: int, process: Process | None) -> Observed:

@@ -35,6 +35,7 @@ from agent.guests.lxc_config import (
 from agent.guests.lxc_log import first_error, signal_number
 from agent.guests.lxc_network import interfaces
 from agent.guests.template import init_program
+from agent.guests.traffic import Traffic, of_interfaces
 from agent.processes import run
 from kvorum.errors import CommandFailed, NotFound, Refused, Timeout
 from kvorum.ids import VMID_MIN, Vmid
@@ -292,6 +293,18 @@ class LxcDriver:
             observed = self._observe(Vmid(int(number)))
             if observed.state is not RunState.stopped:
                 found[Vmid(int(number))] = observed
+        return found
+
+    async def traffic(self) -> Mapping[Vmid, Traffic]:
+        return await asyncio.to_thread(self._traffic)
+
+    def _traffic(self) -> dict[Vmid, Traffic]:
+        layout = lxc_cgroups.read_layout()
+        found = {}
+        for vmid in self._observe_all():
+            read, written = lxc_cgroups.io_bytes(layout, container_cgroup(vmid)) or (None, None)
+            received, sent = of_interfaces(f"veth{vmid}i")
+            found[vmid] = Traffic(received, sent, read, written)
         return found
 
     def _pids(self, vmid: Vmid) -> set[int]:

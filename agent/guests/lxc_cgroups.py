@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent.guests.traffic import of_blkio, of_io_stat
+
 PROC = Path("/proc")
 _MOUNT_OPTIONS = frozenset(("rw", "ro", "relatime", "noatime", "nosuid", "nodev", "noexec", "xattr", "clone_children"))
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -112,6 +114,17 @@ def is_frozen(layout: Layout, name: str) -> bool:
     if layout.v2 is not None:
         return "frozen 1" in _read(layout.v2 / name / "cgroup.events")
     return False
+
+
+def io_bytes(layout: Layout, name: str) -> tuple[int, int] | None:
+    """Bytes that the cgroup has read and written; None when no controller counts them."""
+    if blkio := layout.v1.get("blkio"):
+        for file in ("blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_service_bytes"):
+            if text := _read(blkio / name / file):
+                return of_blkio(text)
+        return None
+    path = layout.v2 / name / "io.stat" if layout.v2 is not None else None
+    return of_io_stat(_read(path)) if path is not None and path.exists() else None
 
 
 def thaw(layout: Layout, name: str) -> None:

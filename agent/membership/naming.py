@@ -10,7 +10,8 @@ import logging
 import grpc
 
 from agent.access.caller import Caller, forwarded
-from kvorum.errors import AlreadyExists, KvorumError, NotFound, Refused, Unreachable
+from ha.status import MANAGER_STATUS, parse_manager_status
+from kvorum.errors import AlreadyExists, ConfigError, KvorumError, NotFound, Refused, Unreachable
 from kvorum.ids import node_resource, parse_node_name
 from kvorum.node import Identity, load_identity
 from kvorum.rpc import from_rpc_error
@@ -39,16 +40,35 @@ async def rename_node(core: Core, *, name: str, new_name: str, author: str) -> N
     managed = await core.clusterfs.read("ha/resources.cfg")
     text = managed.content.decode(errors="replace") if managed is not None else ""
     sids = {line.replace(" ", "") for line in text.splitlines()}
-    held = sorted(sid for sid in await core.guests_of(member.name) if sid in sids)
+    held = {sid for sid in await core.guests_of(member.name) if sid in sids}
+    status = await core.clusterfs.read(MANAGER_STATUS)
+    held |= ordered_to(member.name, status.content if status is not None else b"")
     if held:
         raise Refused(
-            f"HA manages {', '.join(held)} on {member.name}, and knows nodes by name",
-            remedy="migrate them away or take them out of HA first",
+            f"HA has {', '.join(sorted(held))} on {member.name} or on its way there, and its orders name nodes: under another "
+            "name the node would not know them as its own, and HA would take it for gone",
+            remedy="migrate them to another node or take them out of HA, end the node's maintenance, then rename it",
         )
     request = replica_pb2.RenameMemberRequest(uid=member.uid, name=new_name)
     await core.clusterfs.ask(core.clusterfs.replica.RenameMember, request, author=author)
     await core.membership.refresh()
     log.info("node %s (%s): called %s from now on, by %s", member.name, member.uid, new_name, author)
+
+
+def ordered_to(node: str, content: bytes) -> set[str]:
+    """What HA's status ties to this name: its guests, those on their way there or that are to return, its maintenance. Their
+    configurations may still, or already, lie elsewhere."""
+    try:
+        status = parse_manager_status(content)
+    except ConfigError:
+        # Nobody renames under a status that cannot be read.
+        return {"what its status does not tell"}
+    tied = {
+        sid
+        for sid, service in status.service_status.items()
+        if node in (service.node, service.target, service.maintenance_node)
+    }
+    return tied | ({"its maintenance"} if status.is_drained(node) else set())
 
 
 async def set_address(core: Core, *, name: str, address: str, caller: Caller) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ class Agent:
                 return told(await driver.observe(vmid))
             case "observe_all":
                 return {str(key): told(value) for key, value in (await driver.observe_all()).items()}
+            case "traffic":
+                return {str(key): asdict(value) for key, value in (await driver.traffic()).items()}
             case "console_log":
                 return (await driver.console_log(vmid, tail_bytes=given.get("tail_bytes", 65536))).decode()
             case "events":

@@ -8,6 +8,7 @@ import base64
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,8 @@ async def answer(method: str, vmid: int, arguments: dict[str, Any]) -> Any:
             return told(await DRIVER.observe(Vmid(vmid)))
         case "observe_all":
             return {str(key): told(value) for key, value in (await DRIVER.observe_all()).items()}
+        case "traffic":
+            return {str(key): asdict(value) for key, value in (await DRIVER.traffic()).items()}
         case "console_log":
             content = await DRIVER.console_log(Vmid(vmid), tail_bytes=arguments["tail_bytes"])
             return base64.b64encode(content).decode()

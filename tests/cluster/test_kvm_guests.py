@@ -81,6 +81,11 @@ async def test_a_guest_with_a_display_and_a_network_card_listens_on_no_port(node
     await node.beats_after(0)
     assert Path(node.node.path("/run/kvorum/vnc/100.sock")).is_socket()
     assert await node.call("listening") == []
+    traffic = await node.call("traffic")
+    assert list(traffic) == ["100"]
+    # It was booted from its disk; the bridge is quiet, but counted.
+    assert traffic["100"]["read_bytes"] > 0
+    assert {type(value) for value in traffic["100"].values()} == {int}
 
 
 @pytest.mark.parametrize(

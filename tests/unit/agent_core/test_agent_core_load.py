@@ -9,6 +9,7 @@ import pytest
 
 from agent import load
 from agent.guests.driver import STOPPED, Observed, RunState
+from agent.guests.traffic import Traffic
 from agent.inventory import GuestFile, GuestKind, Inventory
 from agent.load import CpuTimes, GuestLoad, NodeLoad, Pressure
 from agent.publishing import PREFIX, Meter, Publisher
@@ -52,9 +53,13 @@ def test_a_guests_record_has_four_live_columns_the_time_and_seventeen_more() -> 
         uptime_s=9,
         cpu=0.5,
         memory_host_bytes=123,
+        received_bytes=1,
+        sent_bytes=2,
+        read_bytes=3,
+        written_bytes=4,
     )
     record = load.guest_record(running, now_s=5)
-    assert record == "9:web_1_x:running:0:5:2:0.5:1073741824:123:U:U:U:U:U:U:123:U:U:U:U:U:U"
+    assert record == "9:web_1_x:running:0:5:2:0.5:1073741824:123:U:U:1:2:3:4:123:U:U:U:U:U:U"
     stopped = GuestLoad(name="db", status="stopped", is_template=True, cpus=1, memory_bytes=GIB)
     assert load.guest_record(stopped, now_s=5) == "0:db:stopped:1:5:1:U:1073741824:U:U:U:U:U:U:U:U:U:U:U:U:U:U"
     assert len(record.split(":")) == 4 + 1 + 17
@@ -121,6 +126,16 @@ class FakeDriver:
         if self.running is None:
             raise Unreachable("no libvirt here")
         return self.running
+
+
+@dataclass
+class CountingDriver(FakeDriver):
+    counted: dict[Vmid, Traffic] | None = None
+
+    async def traffic(self) -> Mapping[Vmid, Traffic]:
+        if self.counted is None:
+            raise Unreachable("the monitor does not answer")
+        return self.counted
 
 
 def proc(directory: Path) -> Path:
@@ -201,3 +216,14 @@ def test_a_process_that_is_gone_has_no_load(tmp_path: Path) -> None:
     guest = Meter(proc=tmp_path).guest(file, Observed(RunState.running, 4711, 1.0))
     assert guest is not None
     assert (guest.name, guest.cpu, guest.memory_host_bytes) == ("VM100", None, None)
+
+
+async def test_traffic_is_told_when_the_driver_counts_it_and_is_not_worth_a_record(tmp_path: Path) -> None:
+    cluster = FakeCluster({"nodes/n1/qemu-server/100.conf": b"name: web\n"})
+    vms = CountingDriver({Vmid(100): Observed(RunState.running, 77, 5.5)}, {Vmid(100): Traffic(10, 20, None, 40)})
+    subject = publisher(cluster, vms, tmp_path)
+    await subject.publish(NodeName("n1"), now_s=9)
+    assert cluster.said[-1][f"{PREFIX}pve-vm-9.0/100"].split(b":")[11:15] == [b"10", b"20", b"U", b"40"]
+    vms.counted = None
+    await subject.publish(NodeName("n1"), now_s=19)
+    assert cluster.said[-1][f"{PREFIX}pve-vm-9.0/100"].split(b":")[11:15] == [b"U"] * 4

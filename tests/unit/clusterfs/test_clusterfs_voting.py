@@ -137,3 +137,9 @@ def test_a_witness_that_leads_hands_over_when_another_node_can_lead() -> None:
     known = members(3, witness="u1")
     assert witness.round(known) == [("hand over", "")]
     assert witness.round(known, members={"u1": True, "u2": False}) == []
+
+
+def test_a_witness_that_cannot_hand_over_does_what_a_leader_has_to_do() -> None:
+    """Or a learner would wait for its vote for as long as the other voter's disk is full."""
+    witness = Leader("u1")
+    assert witness.round(members(3, witness="u1"), ready_learners=("u3",)) == [("hand over", ""), ("add", "u3")]
