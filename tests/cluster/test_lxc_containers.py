@@ -179,7 +179,11 @@ def test_a_container_is_reached_over_the_bridge_at_its_address(host: Host, vmid:
     host.agent.call("start", vmid, config=CONFIG + "net0: name=eth0,bridge=vmbr0,ip=10.77.1.50/24,gw=10.77.1.1\n")
     assert "inet 10.77.1.50/24" in shell(host, vmid, "ip addr show eth0")
     assert "default via 10.77.1.1" in shell(host, vmid, "ip route")
-    host.run("busybox", "ping", "-c", "1", "-w", "5", "10.77.1.50")
+    before = host.agent.call("traffic")[str(vmid)]
+    host.run("busybox", "ping", "-c", "1", "-w", "5", "-s", "1000", "10.77.1.50")
+    after = host.agent.call("traffic")[str(vmid)]
+    for direction in ("received_bytes", "sent_bytes"):
+        assert after[direction] - before[direction] >= 1000
 
 
 def test_memory_beyond_the_limit_is_refused(host: Host, vmid: int) -> None:
