@@ -593,6 +593,9 @@ class Mount:
 
     def _need_quorum(self) -> None:
         if not self._is_quorate():
+            # A full disk takes a lone node's quorum away as well; what is to be done about it is another thing.
+            if self._store.is_disk_full():
+                raise OSError(errno.ENOSPC, "no space for the log")
             raise OSError(errno.EACCES, "no quorum")
 
     def _dirty(self, call: Call) -> OpenFile | None:

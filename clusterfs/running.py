@@ -146,6 +146,7 @@ class Running:
                 op, Author("root@pam", "mount"), deadline_s=deadline_s
             ),
             is_quorate=lambda: self.quorum.is_quorate,
+            is_disk_full=lambda: self.quorum.status().disk_full,
             lock_age_s=self.machine.lock_age_s,
             specials=self._computed.files(),
             links=special.links(self.identity.name),

@@ -20,6 +20,7 @@ class Store:
         state: Callable[[], State],
         propose: Callable[[Op, float], Result],
         is_quorate: Callable[[], bool],
+        is_disk_full: Callable[[], bool],
         lock_age_s: Callable[[str, int], float],
         specials: dict[str, Callable[[], bytes]],
         links: dict[str, str],
@@ -31,6 +32,7 @@ class Store:
         self.state = state
         self.propose = propose
         self.is_quorate = is_quorate
+        self.is_disk_full = is_disk_full
         self.lock_age_s = lock_age_s
         self.specials = specials
         self.links = links

@@ -16,7 +16,7 @@ from clusterfs.mounting import Mounted, group_id
 from clusterfs.outcomes import Result
 from clusterfs.proposer import Author, Proposer
 from clusterfs.waist import Store
-from kvorum.errors import NoQuorum, OutcomeUnknown
+from kvorum.errors import DiskFull, NoQuorum, OutcomeUnknown
 
 N1 = "11111111-1111-4111-8111-111111111111"
 N2 = "22222222-2222-4222-8222-222222222222"
@@ -51,6 +51,7 @@ class FakeReplica:
     uid: str = N1
     peers: tuple[str, ...] = ()
     is_quorate: bool = True
+    is_disk_full: bool = False
     index: int = 0
     now_ms: int = 1_700_000_000_000
     # Answers that get lost after the entry has been applied.
@@ -60,6 +61,8 @@ class FakeReplica:
 
     def propose(self, entry: bytes, *, deadline_s: float) -> object:
         with self.mutex:
+            if self.is_disk_full:
+                raise DiskFull("no space for the log")
             if not self.is_quorate:
                 raise NoQuorum(missing=list(self.peers))
             self.index += 1
@@ -174,6 +177,7 @@ def mount_store(directory: Path, *, link_node: str = "n1") -> MountedStore:
         state=lambda: machine.state,
         propose=lambda op, deadline_s: proposer.propose(op, deadline_s=deadline_s),
         is_quorate=lambda: replica.is_quorate,
+        is_disk_full=lambda: replica.is_disk_full,
         lock_age_s=machine.lock_age_s,
         specials=specials,
         links=special.links(link_node),

@@ -494,6 +494,31 @@ def test_without_quorum_reads_go_on_and_every_change_is_denied(store: Any) -> No
     assert (root / "f").read_bytes() == b"again"
 
 
+@pytest.mark.parametrize("is_quorate", [True, False])
+def test_a_full_disk_is_what_every_change_is_told_of_whether_it_took_the_quorum_or_not(
+    store: Any, is_quorate: bool
+) -> None:
+    root = store.root
+    put(root / "f", b"x")
+    half = os.open(root / "f", os.O_WRONLY)
+    os.write(half, b"yy")
+    store.replica.is_disk_full, store.replica.is_quorate = True, is_quorate
+    changes: list[Callable[[], object]] = [
+        lambda: put(root / "new"),
+        lambda: put(root / "f", b"z"),
+        lambda: (root / "e").mkdir(),
+        lambda: (root / "f").unlink(),
+        lambda: os.rename(root / "f", root / "g"),
+        lambda: os.close(half),
+    ]
+    for change in changes:
+        fails(errno.ENOSPC, change)
+    assert (root / "f").read_bytes() == b"x"
+    store.replica.is_disk_full, store.replica.is_quorate = False, True
+    put(root / "f", b"again")
+    assert (root / "f").read_bytes() == b"again"
+
+
 def test_reads_go_on_while_a_write_waits_for_the_others(store: Any) -> None:
     put(store.root / "f", b"x")
     started, release = threading.Event(), threading.Event()
