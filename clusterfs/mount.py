@@ -419,9 +419,11 @@ class Mount:
         def work() -> bytes:
             if is_directory and self._files.new_names(parts):
                 raise OSError(errno.ENOTEMPTY, name)
-            was_only_pending = not is_directory and self._files.unlinked(parts) and lookup(self._root(), parts) is None
-            if not was_only_pending:
+            # Not marked as gone before it is: a refused unlink must not cost those who write it what they have written.
+            if not self._files.is_only_pending(parts) or lookup(self._root(), parts) is not None:
+                self._files.hold(parts)
                 self._execute(Delete(join(parts), only="directory" if is_directory else "file"))
+            self._files.unlinked(parts)
             self._inodes.unlinked(parent, name)
             return _DONE
 

@@ -120,10 +120,23 @@ class OpenFiles:
                     file.parts = target + at[len(parts) :]
                     self._by_path.setdefault(file.parts, []).append(file)
 
-    def unlinked(self, parts: Parts) -> bool:
-        """The name has gone; openers keep what they have. True when it was only pending, so nothing is in the store."""
+    def is_only_pending(self, parts: Parts) -> bool:
+        """The file at `parts` was created here and never committed."""
         with self._mutex:
-            return self._mark_unlinked(parts)
+            return any(file.is_new for file in self._by_path.get(parts, []))
+
+    def hold(self, parts: Parts) -> None:
+        """The name is about to go: its openers keep what is there."""
+        node = lookup(self._root(), parts)
+        with self._mutex:
+            for file in self._by_path.get(parts, []):
+                if not file.is_unlinked and file.snapshot is None and isinstance(node, File):
+                    file.snapshot = node.content
+
+    def unlinked(self, parts: Parts) -> None:
+        """The name has gone; openers keep what they have."""
+        with self._mutex:
+            self._mark_unlinked(parts)
 
     def read(self, file: OpenFile, size: int, offset: int) -> bytes:
         """Own changes if there are any, else the store's; a sequential reader gets one version throughout."""
@@ -222,17 +235,13 @@ class OpenFiles:
         if not files:
             self._by_path.pop(file.parts, None)
 
-    def _mark_unlinked(self, parts: Parts) -> bool:
-        files = self._by_path.get(parts, [])
-        is_only_pending = False
-        for file in files:
-            is_only_pending = is_only_pending or file.is_new
+    def _mark_unlinked(self, parts: Parts) -> None:
+        for file in self._by_path.get(parts, []):
             if not file.is_unlinked and file.snapshot is None:
                 node = lookup(self._root(), parts)
                 file.snapshot = node.content if isinstance(node, File) else None
             file.is_unlinked = True
             file.is_new = False
-        return is_only_pending
 
 
 def _is_about_version(root: Directory, parts: Parts, op: Write) -> bool:
