@@ -7,6 +7,7 @@ compares with the tree of the moment. What depends on it is how soon stat and in
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 INTERVAL_S = 0.25
 # Commits that come faster than this are handled together.
 _PAUSE_S = 0.002
+_CLOSED_S = 0.05
 _REMEMBERED = 4096
 
 EventsAfter = Callable[[int, float], tuple[list[Batch], int]]
@@ -153,6 +155,7 @@ class Follower:
     def _follow(self) -> None:
         index = self._index()
         while not self._stopping.is_set():
+            asked_at = time.monotonic()
             try:
                 batches, upto = self._events_after(index, INTERVAL_S)
             except Compacted:
@@ -169,8 +172,11 @@ class Follower:
                 # Opens are right all the same; everything else is looked at anew.
                 log.exception("following the store")
                 self._everything()
-            # A store that is closed answers at once and for ever.
-            self._stopping.wait(_PAUSE_S if upto != index else 0.05 if not batches else 0)
+            if upto != index:
+                self._stopping.wait(_PAUSE_S)
+            elif time.monotonic() - asked_at < INTERVAL_S / 2:
+                # A store that is closed answers at once and for ever.
+                self._stopping.wait(_CLOSED_S)
             index = upto
 
     def _everything(self) -> None:

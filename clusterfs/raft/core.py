@@ -312,10 +312,9 @@ class Core(SyncObj):  # type: ignore[misc]
         """When (on our clock) a majority was last known to follow the present leader."""
         if not self._isLeader():
             return self._quorum_at
-        answers = dict(self._SyncObj__lastResponseTime)
-        return self._majority_at(
-            [answers.get(Node(u), float("-inf")) for u in self.configurations.current if u != self.uid]
-        )
+        # A copy, for `status` comes from other threads; by name, for pysyncobj's nodes are dear to hash and to compare.
+        answers = {node.id: at for node, at in list(self._SyncObj__lastResponseTime.items())}
+        return self._majority_at([answers.get(u, float("-inf")) for u in self.configurations.current if u != self.uid])
 
     def is_quorate(self, now: float) -> bool:
         if self._isLeader():

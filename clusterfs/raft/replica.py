@@ -28,7 +28,7 @@ from kvorum.errors import (
 )
 
 from . import membership, segments
-from .consensus import Command, Consensus
+from .consensus import Command, Consensus, Poller
 from .core import MEMBERSHIP, REGULAR, Surroundings, monotonic, spawn_thread
 from .credentials import Credentials
 from .files import LocalFiles
@@ -205,7 +205,7 @@ class Replica:
             epoch=self._epoch,
         )
         self._consensus = Consensus(around, self._members)
-        self._consensus._poller = self._transport
+        self._consensus._poller = Poller(self._consensus, self._transport.poll)
         self._transport.start()
 
     def _write_first_configuration(self, fresh: FileLog) -> None:

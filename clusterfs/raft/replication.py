@@ -33,6 +33,8 @@ class Replication(Elections):
         self._receiving = Receiving(around.snapshots.files)
         self._acks: dict[Node, AppendReply] = {}
         self._told_commit = self._replicated_index = 0
+        # Something came in since the last tick that the next one has to do with.
+        self._is_news = False
         self._forgetful: dict[Node, float] = {}
         # When this leader last sent to all, and when it sent what each has answered: the newest of both, in this term.
         self._round_at = float("-inf")
@@ -173,6 +175,7 @@ class Replication(Elections):
                 log.error("%s: %s confirms entry %d, which was never sent", self.uid, node.id, message.match)
                 return
             self._SyncObj__raftMatchIndex[node] = max(match, message.match)
+            self._is_news |= message.match > match
             following = self._SyncObj__raftNextIndex[node]
             if node in self._probes and message.match >= following - 1:
                 del self._probes[node]

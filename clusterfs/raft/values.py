@@ -64,7 +64,7 @@ class Options:
 
     election_timeout_min_s: float = 0.7
     election_timeout_max_s: float = 1.4
-    heartbeat_s: float = 0.12
+    heartbeat_s: float = 0.15
     tick_s: float = 0.04
     # A leader without answers from a majority for this long steps down; a follower waits a little longer.
     leader_quorum_s: float = 1.0
