@@ -63,6 +63,10 @@ class Places:
         return self.state / "clusterfs"
 
     @property
+    def rejoining(self) -> Path:
+        return self.state / "clusterfs-rejoining"
+
+    @property
     def identity(self) -> Path:
         return self.state / "node.json"
 
@@ -102,6 +106,7 @@ class Daemon:
     def resume(self) -> None:
         """Starts the replica that was active before. Does nothing when there was none."""
         with self._mutex:
+            self._finish_rejoin()
             seed = seeds.load(self._places.clusterfs)
             if seed is not None and self._running is None:
                 self._start(load_identity(self._places.identity), seed)
@@ -273,12 +278,19 @@ class Daemon:
                 )
             running.stop()
             self._running = None
-            archive = self._archive()
             seed = structs.replace(running.seed, joining=True, epoch=epoch)
-            seeds.save(seed, self._places.clusterfs)
+            # Beside the old data first: a node that crashes in between must not be in no cluster.
+            seeds.save(seed, self._places.rejoining)
+            archive = self._archive()
+            self._finish_rejoin()
             self._start(running.identity, seed)
         log.warning("joins epoch %s anew; what this node held is in %s", epochs.text(epoch), archive)
         return archive
+
+    def _finish_rejoin(self) -> None:
+        """What a crash may have left of a `rejoin`: the old data is away, the new is not in its place yet."""
+        if not self._places.clusterfs.exists() and self._places.rejoining.exists():
+            self._places.rejoining.rename(self._places.clusterfs)
 
     def _start(self, identity: Identity, seed: Seed) -> Running:
         running = Running(

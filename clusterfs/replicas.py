@@ -6,7 +6,8 @@ from typing import Literal
 
 from clusterfs.consensus import ReplicaStatus
 from clusterfs.machine import StoreMachine
-from clusterfs.raft import Address, Replica, TlsFiles
+from clusterfs.raft import Address, Replica, StorageDamaged, TlsFiles, segments
+from clusterfs.raft.files import LocalFiles
 from clusterfs.raft.membership import Change
 from clusterfs.raft.recovery import recover
 from kvorum.node import RAFT_PORT, Identity, Pki
@@ -77,7 +78,18 @@ def make_replica(
     joining: bool,
     epoch: int,
 ) -> RaftReplica:
-    """Implements `clusterfs.consensus.ReplicaFactory`."""
+    """Implements `clusterfs.consensus.ReplicaFactory`. Raises StorageDamaged.
+
+    A cluster is founded by one node alone. One that knows others had a log; without it, it has forgotten whom it voted for and
+    what it has acknowledged, and as a voter with an empty log it could undo that.
+    """
+    if not joining and (len(members) > 1 or epoch) and not _has_log(directory):
+        raise StorageDamaged(
+            f"this node is a member of a cluster, but its log in {directory} is gone",
+            remedy="put the directory back; or else remove this node from the cluster on another one, delete "
+            f"{directory.parent} and join again",
+            details={"path": str(directory)},
+        )
     return RaftReplica(
         Replica(
             uid=identity.uid,
@@ -91,6 +103,10 @@ def make_replica(
             epoch=epoch,
         )
     )
+
+
+def _has_log(directory: Path) -> bool:
+    return directory.is_dir() and segments.is_there(LocalFiles(directory))
 
 
 def recover_files(directory: Path, identity: Identity, *, mark: int, above: int) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """The services over their real socket, with the real mount, on a replica that lives in the test."""
 
 import asyncio
+import dataclasses
 import stat
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from clusterfs.client import StoreClient, SyncStoreClient
 from clusterfs.commands import MemberPut
 from clusterfs.daemon import Daemon, Places
 from clusterfs.machine import StoreMachine
+from clusterfs.raft import StorageDamaged
+from clusterfs.replicas import make_replica
 from clusterfs.server import Server
 from clusterfs.services import store as store_service
 from clusterfs.settings import Settings
@@ -421,3 +424,40 @@ async def test_a_plan_knows_names_that_are_applied_while_it_is_made(node: Node) 
 
     group.replica.unapplied = applied_meanwhile
     assert node.daemon.plan_recovery().lost == ("n2",)
+
+
+async def test_a_crash_in_the_middle_of_a_rejoin_leaves_a_node_that_rejoins(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await node.activate()
+    await node.client.add_member(OTHER, deadline_s=20)
+    running = node.daemon.running
+    status = dataclasses.replace(running.replica.status(), superseded_by=1 << 32 | 7)
+    monkeypatch.setattr(running.replica, "status", lambda: status)
+
+    def crash() -> None:
+        raise OSError("the power is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(node.daemon, "_finish_rejoin", crash)
+        with pytest.raises(OSError, match="power"):
+            await asyncio.to_thread(node.daemon.rejoin)
+    again = Daemon(node.places, make_replica=node.daemon._make_replica)
+    await asyncio.to_thread(again.resume)
+    try:
+        assert (again.running.seed.joining, again.running.seed.epoch) == (True, 1 << 32 | 7)
+        assert len(list(node.places.state.glob("clusterfs-retired-*"))) == 1
+    finally:
+        await asyncio.to_thread(again.stop)
+
+
+def test_a_member_whose_log_is_gone_does_not_found_a_cluster_anew(tmp_path: Path) -> None:
+    """With an empty log and a vote it could elect a leader that lacks what was acknowledged."""
+    identity = Identity(uid=N1, name="n1", address="127.0.0.1", cluster_name="test")
+    made: dict[str, Any] = {"directory": tmp_path / "raft", "machine": StoreMachine(), "pki": Pki(tmp_path / "pki")}
+    for members, epoch in (({N1: "127.0.0.1", N2: "127.0.0.2"}, 0), ({N1: "127.0.0.1"}, 1 << 32 | 7)):
+        with pytest.raises(StorageDamaged, match="is gone") as caught:
+            make_replica(identity=identity, members=members, joining=False, epoch=epoch, **made)
+        assert "join again" in caught.value.remedy
+        make_replica(identity=identity, members=members, joining=True, epoch=epoch, **made)
+    make_replica(identity=identity, members={N1: "127.0.0.1"}, joining=False, epoch=0, **made)
