@@ -5,13 +5,15 @@ from collections.abc import Callable
 import pytest
 from pysyncobj import FAIL_REASON
 from pysyncobj.node import Node
+from sim_store_mutations import STORE_MUTATIONS
 
+from clusterfs.raft.changes import READY
 from clusterfs.raft.consensus import Consensus
 from clusterfs.raft.core import Core
 from clusterfs.raft.elections import Elections
 from clusterfs.raft.journal import FileLog, Log
-from clusterfs.raft.membership import Configurations
-from clusterfs.raft.messages import AppendEntries, RequestVote
+from clusterfs.raft.membership import Change, Configurations
+from clusterfs.raft.messages import AppendEntries, AppendReply, RequestVote, SnapshotChunk
 from clusterfs.raft.reads import Read
 from clusterfs.raft.replication import Replication
 
@@ -161,6 +163,115 @@ def forgets_the_end_of_a_torn_log_too_early(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(FileLog, "_repair", wrong)
 
 
+def takes_an_old_snapshot(patch: pytest.MonkeyPatch) -> None:
+    """One that is behind what is committed here already, as a straggler brings it."""
+    right = Replication._on_snapshot_chunk
+
+    def wrong(self: Replication, node: Node, message: SnapshotChunk) -> None:
+        committed = self._SyncObj__raftCommitIndex
+        if message.term >= self.raftCurrentTerm and self.point.index < message.index <= committed:
+            self._SyncObj__raftCommitIndex = message.index - 1
+            try:
+                right(self, node, message)
+            finally:
+                self._SyncObj__raftCommitIndex = max(self._SyncObj__raftCommitIndex, message.index - 1)
+            return
+        right(self, node, message)
+
+    patch.setattr(Replication, "_on_snapshot_chunk", wrong)
+
+
+def reads_at_a_leader_that_asks_nobody(patch: pytest.MonkeyPatch) -> None:
+    """ReadIndex without its round: a deposed leader believes in itself for a while."""
+    patch.setattr(Core, "_majority_at", lambda self, _times: self._now() + 1)
+
+
+def reads_before_the_terms_first_commit(patch: pytest.MonkeyPatch) -> None:
+    """A new leader does not know yet how far its predecessor had committed."""
+    right = Consensus._confirm_reads
+
+    def wrong(self: Consensus) -> None:
+        first, self._SyncObj__noopIDx = self._SyncObj__noopIDx, 0
+        right(self)
+        self._SyncObj__noopIDx = first
+
+    patch.setattr(Consensus, "_confirm_reads", wrong)
+
+
+def counts_its_own_copy_before_it_is_synced(patch: pytest.MonkeyPatch) -> None:
+    """The leader's own; only what a full segment forces out is synced."""
+    right = Consensus._checkCommandsToApply
+
+    def wrong(self: Consensus) -> None:
+        sync = self.log.sync
+        if self._isLeader():
+            self.log.sync = lambda: None  # type: ignore[method-assign]
+        try:
+            right(self)
+        finally:
+            self.log.sync = sync  # type: ignore[method-assign]
+
+    patch.setattr(Consensus, "_checkCommandsToApply", wrong)
+
+
+def counts_learners(patch: pytest.MonkeyPatch) -> None:
+    """What a learner confirms counts like a voter's copy."""
+    right = Replication._on_append_reply
+
+    def wrong(self: Replication, node: Node, message: AppendReply) -> None:
+        right(self, node, message)
+        voters = [n for n in self._SyncObj__otherNodes if n in self._SyncObj__raftMatchIndex]
+        if node in self._SyncObj__readonlyNodes and message.ok and voters:
+            slowest = min(voters, key=lambda n: (self._SyncObj__raftMatchIndex[n], n.id))
+            match = self._SyncObj__raftMatchIndex
+            match[slowest] = max(match[slowest], min(message.match, self.log.last_index))
+
+    patch.setattr(Replication, "_on_append_reply", wrong)
+
+
+def changes_members_before_the_last_change_is_committed(patch: pytest.MonkeyPatch) -> None:
+    right = Consensus._obstacle
+
+    def wrong(self: Consensus, change: Change) -> str:
+        found = right(self, change)
+        return READY if found == "another change to be committed" else found
+
+    patch.setattr(Consensus, "_obstacle", wrong)
+
+
+def prefers_the_longer_log(patch: pytest.MonkeyPatch) -> None:
+    """To the one whose last entry is of a newer term."""
+    patch.setattr(Elections, "_is_up_to_date", lambda self, index, _term: index >= self.log.last_index)
+
+
+def puts_later_members_into_a_snapshot(patch: pytest.MonkeyPatch) -> None:
+    """Those of the moment, whose entry may still be cut away."""
+    patch.setattr(Configurations, "at", lambda self, _index: self.whole)
+
+
+def confirms_what_another_leader_had_sent(patch: pytest.MonkeyPatch) -> None:
+    """A follower answers with the end of its log, and not with how far it is the leader's."""
+    right = Replication._acknowledge
+
+    def wrong(self: Replication, node: Node, _match: int, sent_at: float) -> None:
+        right(self, node, self.log.last_index, sent_at)
+
+    patch.setattr(Replication, "_acknowledge", wrong)
+
+
+def cuts_what_is_committed(patch: pytest.MonkeyPatch) -> None:
+    """A late message of the same leader takes back what came after it, committed or not."""
+    right = Replication._on_append_entries
+
+    def wrong(self: Replication, node: Node, message: AppendEntries) -> None:
+        right(self, node, message)
+        end = message.prev_index + len(message.entries)
+        if message.term == self.raftCurrentTerm and message.entries and self.log.base_index < end < self.log.last_index:
+            self.log.truncate(end + 1)
+
+    patch.setattr(Replication, "_on_append_entries", wrong)
+
+
 # A mutation and within how many seeds it has to be caught.
 MUTATIONS: dict[Mutation, int] = {
     acknowledges_before_the_sync: 20,
@@ -179,4 +290,15 @@ MUTATIONS: dict[Mutation, int] = {
     keeps_a_configuration_whose_entry_was_cut: 60,
     gives_a_vote_to_who_has_no_log_yet: 20,
     forgets_the_end_of_a_torn_log_too_early: 60,
+    takes_an_old_snapshot: 300,
+    reads_at_a_leader_that_asks_nobody: 240,
+    reads_before_the_terms_first_commit: 300,
+    counts_its_own_copy_before_it_is_synced: 60,
+    counts_learners: 60,
+    changes_members_before_the_last_change_is_committed: 300,
+    prefers_the_longer_log: 240,
+    puts_later_members_into_a_snapshot: 300,
+    confirms_what_another_leader_had_sent: 120,
+    cuts_what_is_committed: 60,
+    **STORE_MUTATIONS,
 }

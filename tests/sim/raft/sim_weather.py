@@ -13,11 +13,14 @@ import pytest
 from pysyncobj.node import Node
 from raft_sim import QUICK, Sim, SimNode, Violation
 from sim_checks import require
+from sim_clients import StoreClients
 
 from clusterfs.raft.membership import Change, Operation
 from clusterfs.raft.values import Options
 
 STEPS = 700
+# So many of the seeds replicate the production state machine, the others texts, which is faster.
+STORES = 1 / 3
 # Elections twice as often as a LAN would want them, so that more happens in as many steps.
 HURRIED = replace(
     QUICK, election_timeout_min_s=0.3, election_timeout_max_s=0.6, heartbeat_s=0.06, leader_quorum_s=0.4,
@@ -38,16 +41,18 @@ class Outcome:
     unknown: int = 0
     reads: int = 0
     changes: int = 0
+    # One when the production state machine was replicated.
+    stores: int = 0
     faults: dict[str, int] = field(default_factory=dict)
     story: list[str] = field(default_factory=list)
 
 
 class Weather:
-    def __init__(self, sim: Sim, luck: random.Random) -> None:
-        self.sim, self.luck = sim, luck
+    def __init__(self, sim: Sim, luck: random.Random, clients: StoreClients | None) -> None:
+        self.sim, self.luck, self.clients = sim, luck, clients
         self.struck: dict[str, int] = {}
         self.wanted: Change | None = None
-        self.writes, self.reads = luck.choice((0.05, 0.3, 0.6)), luck.choice((0, 0.02, 0.1))
+        self.writes, self.reads = luck.choice((0.05, 0.3, 0.6)), luck.choice((0, 0.02, 0.1, 0.4))
         self.restart = luck.choice((0.01, 0.03, 0.1))
         self.pace = luck.choice((60, 120, 250, 500))
         self.has_changes = luck.random() < 0.35
@@ -62,6 +67,7 @@ class Weather:
             ("freeze", self.freeze),
             ("leader freeze", self.freeze_leader),
             ("slow disk", self.slow_disk),
+            ("stuttering disk", self.stuttering_disk),
             ("full disk", self.full_disk),
             ("hand-over", self.hand_over),
         )
@@ -89,9 +95,13 @@ class Weather:
         sim, luck = self.sim, self.luck
         alive = [node for node in sim.alive() if node.frozen_until <= sim.now]
         if alive and luck.random() < self.writes:
-            sim.propose(luck.choice(alive).uid, f"e{number}" + "x" * (luck.randrange(8) == 0) * luck.randrange(400))
+            self.write(luck.choice(alive), number)
         if alive and luck.random() < self.reads:
-            sim.read(luck.choice(alive).uid)
+            # Rather at one that believes to lead: there a read may be answered without asking anybody.
+            leaders = [node for node in alive if node.consensus is not None and node.consensus._isLeader()]
+            sim.read(luck.choice(leaders if leaders and luck.random() < 0.5 else alive).uid)
+        if self.clients is not None:
+            self.clients.step(number)
         if self.has_changes:
             self.change(number)
         if luck.randrange(self.pace) == 0:
@@ -108,6 +118,20 @@ class Weather:
                 sim.say(f"{uid} starts")
                 sim.try_boot(uid)
 
+    def write(self, node: SimNode, number: int) -> None:
+        if self.clients is not None:
+            self.clients.write(node, number)
+        else:
+            padding = "x" * (self.luck.randrange(8) == 0) * self.luck.randrange(400)
+            self.sim.propose(node.uid, f"e{number}{padding}")
+
+    def write_now(self, uid: str, text: str) -> str:
+        """What it is called."""
+        if self.clients is not None:
+            return self.clients.make(self.sim.nodes[uid], text)
+        self.sim.propose(uid, text)
+        return text
+
     # Faults.
 
     def some(self) -> SimNode:
@@ -119,8 +143,22 @@ class Weather:
     def split(self) -> None:
         uids = sorted(self.sim.nodes)
         one = set(self.luck.sample(uids, self.luck.randint(1, len(uids) - 1)))
-        self.sim.cuts = {frozenset((a, b)) for a in one for b in uids if b not in one}
-        self.sim.say(f"{', '.join(sorted(one))} | {', '.join(uid for uid in uids if uid not in one)}")
+        others = [uid for uid in uids if uid not in one]
+        self.sim.cuts.clear()
+        how = self.part(sorted(one), others)
+        self.sim.say(f"{', '.join(sorted(one))} | {', '.join(others)}{how}")
+
+    def part(self, some: list[str], others: list[str]) -> str:
+        """As a closed port does it, which both ends learn at once, or as a dead switch does: links seem to live, and what is on
+        its way still comes."""
+        pairs = [(one, other) for one in some for other in others]
+        if self.luck.random() < 0.5:
+            self.sim.cuts |= {frozenset(pair) for pair in pairs}
+            return ""
+        for one, other in pairs:
+            self.sim.deaf.setdefault((one, other), self.sim.now)
+            self.sim.deaf.setdefault((other, one), self.sim.now)
+        return ", silently"
 
     def cut_pair(self) -> None:
         pair = self.luck.sample(sorted(self.sim.nodes), 2)
@@ -134,8 +172,8 @@ class Weather:
 
     def isolate_leader(self) -> None:
         leader = self.leading().uid
-        self.sim.cuts |= {frozenset((leader, uid)) for uid in self.sim.nodes if uid != leader}
-        self.sim.say(f"{leader} is cut off")
+        how = self.part([leader], [uid for uid in sorted(self.sim.nodes) if uid != leader])
+        self.sim.say(f"{leader} is cut off{how}")
 
     def calm(self) -> None:
         self.sim.cuts.clear()
@@ -172,8 +210,13 @@ class Weather:
 
     def slow_disk(self) -> None:
         node = self.some()
-        node.sync_s = self.luck.choice((0.02, 0.1, 0.6, 2.0))
+        node.sync_s, node.has_tail = self.luck.choice((0.02, 0.1, 0.6, 2.0)), False
         self.sim.say(f"{node.uid}'s disk takes up to {node.sync_s} s")
+
+    def stuttering_disk(self) -> None:
+        node = self.luck.choice((self.leading(), self.some()))
+        node.sync_s, node.has_tail = self.luck.choice((0.001, 0.004, 0.02)), True
+        self.sim.say(f"{node.uid}'s disk takes {node.sync_s} s, and seldom up to a thousand times as long")
 
     def full_disk(self) -> None:
         node = self.some()
@@ -228,13 +271,16 @@ def next_change(sim: Sim, drift: float, weather: Weather) -> Change | None:
     return Change(op, luck.choice(outside), "again", 1) if outside else None
 
 
-def require_write(sim: Sim, uid: str) -> None:
+def require_write(sim: Sim, uid: str, weather: Weather | None = None) -> None:
     """A node can write, within a few tries, and each try is answered."""
     for attempt in range(5):
         text = f"last {uid} {attempt}"
         if uid not in sim.everybody():
             return
-        sim.propose(uid, text)
+        if weather is not None:
+            text = weather.write_now(uid, text)
+        else:
+            sim.propose(uid, text)
         sim.run_until(lambda t=text: t not in sim.waiting, limit_s=30, what=f"an answer to {text}")  # type: ignore[misc]
         if text in sim.acknowledged:
             return
@@ -242,8 +288,8 @@ def require_write(sim: Sim, uid: str) -> None:
     raise Violation(f"{uid} cannot write, with everything well again")
 
 
-def live(sim: Sim, steps: int, luck: random.Random) -> Weather:
-    weather = Weather(sim, luck)
+def live(sim: Sim, steps: int, luck: random.Random, clients: StoreClients | None) -> Weather:
+    weather = Weather(sim, luck, clients)
     for number in range(steps):
         weather.step(number)
         sim.step()
@@ -251,7 +297,7 @@ def live(sim: Sim, steps: int, luck: random.Random) -> Weather:
     sim.heal()
     sim.run_until(lambda: sim.leader() is not None, what="an election")
     for uid in sim.everybody():
-        require_write(sim, uid)
+        require_write(sim, uid, weather)
     sim.require_nothing_lost()
     require(bool(sim.acknowledged), "nothing was ever acknowledged")
     return weather
@@ -266,25 +312,36 @@ class _Told(logging.Handler):
         self._sim.say(f"    {record.getMessage()}")
 
 
-def simulate(
-    seed: int, *, steps: int = STEPS, has_story: bool = False, patch: pytest.MonkeyPatch | None = None
-) -> Outcome:
-    """Never raises for what the replicas do: that is the outcome's `violation`."""
-    luck = random.Random(f"weather {seed}")
+def options_of(luck: random.Random, *, has_store: bool) -> Options:
     options: Options = luck.choice((QUICK, HURRIED, HURRIED))
-    options = replace(
+    # A whole state is more than the texts are, and is to arrive in as many pieces.
+    piece = luck.choice((300, 3000)) * (5 if has_store else 1)
+    return replace(
         options,
         compact_entries=luck.choice((5, 20, 40, 400)),
         keep_entries=luck.choice((0, 3, 10)),
         promote_lag_entries=luck.choice((3, 50, 200)),
         batch_entries=luck.choice((1, 16, 1024)),
-        snapshot_chunk_bytes=(piece := luck.choice((300, 3000))),
+        snapshot_chunk_bytes=piece,
         snapshot_window_bytes=piece * 8,
+        # That a leader without answers steps down is comfort: whether anything is lost or read too late must not rest on it.
+        leader_quorum_s=(patience := luck.choice((options.leader_quorum_s, options.leader_quorum_s, 5.0))),
+        follower_quorum_s=max(options.follower_quorum_s, patience),
     )
+
+
+def simulate(
+    seed: int, *, steps: int = STEPS, has_story: bool = False, patch: pytest.MonkeyPatch | None = None
+) -> Outcome:
+    """Never raises for what the replicas do: that is the outcome's `violation`."""
+    luck, chance = random.Random(f"weather {seed}"), random.Random(f"store {seed}")
+    has_store = chance.random() < STORES
     outcome = Outcome(seed)
     with pytest.MonkeyPatch.context() as own:
+        options = options_of(luck, has_store=has_store)
         sim = Sim(None, patch or own, seed=seed, options=options, keeps_sent=False)
-        logger, told = logging.getLogger("clusterfs.raft"), _Told(sim)
+        clients = StoreClients(sim, chance) if has_store else None
+        logger, told = logging.getLogger("clusterfs"), _Told(sim)
         level, propagates = logger.level, logger.propagate
         logger.propagate = False
         logger.setLevel(logging.INFO if has_story else logging.CRITICAL + 1)
@@ -292,7 +349,7 @@ def simulate(
             sim.told = outcome.story
             logger.addHandler(told)
         try:
-            outcome.faults = live(sim, steps, luck).struck
+            outcome.faults = live(sim, steps, luck, clients).struck
         except Exception as error:
             outcome.violation = f"{type(error).__name__}: {error}".strip()
             sim.say(outcome.violation)
@@ -303,7 +360,8 @@ def simulate(
             logger.setLevel(level)
             logger.propagate = propagates
     outcome.steps, outcome.seconds = steps, sim.now - 100
-    outcome.terms = len(sim.checks.leaders)
+    outcome.stores, outcome.terms = int(has_store), len(sim.checks.leaders)
     outcome.crashes, outcome.reads, outcome.changes = sim.crashes, sim.reads, len(sim.joined)
-    outcome.acknowledged, outcome.denied, outcome.unknown = len(sim.acknowledged), len(sim.denied), len(sim.unknown)
+    outcome.acknowledged, outcome.denied = len(sim.acknowledged), len(sim.ledger.denied)
+    outcome.unknown = len(sim.ledger.unknown)
     return outcome

@@ -9,12 +9,13 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import pysyncobj.syncobj
 import pytest
 from pysyncobj import FAIL_REASON
 from pysyncobj.node import Node
-from sim_checks import Checks, Durable, Violation, require
+from sim_checks import Applied, Checks, Durable, Ledger, Violation, require
 from sim_disk import SimDisk, SimFiles
 
 from clusterfs.raft import membership
@@ -27,7 +28,7 @@ from clusterfs.raft.membership import Change
 from clusterfs.raft.messages import AnyMessage, Forward, Forwarded, PreVoteReply, TimeoutNow, decode, encode
 from clusterfs.raft.reads import Read
 from clusterfs.raft.snapshot import SnapshotStore
-from clusterfs.raft.values import Address, Options
+from clusterfs.raft.values import Address, Options, StateMachine
 from kvorum.errors import DiskFull
 
 STEP_S = 0.02
@@ -36,6 +37,8 @@ QUICK = Options(
 )
 # A link on which nothing comes through in one direction is given up, as the real transport does.
 LINK_TIMEOUT_S = 3.0
+# The longest sync of a disk whose typical one is 1.
+MAX_TAIL = 1000.0
 # Some messages arrive when everybody has forgotten the question.
 STRAGGLER_S = (0.2, 5.0)
 
@@ -48,7 +51,7 @@ class SimLog(FileLog):
     """The real log, whose additions and syncs are looked at."""
 
     def __init__(self, files: Files, sim: "Sim", node: "SimNode") -> None:
-        self._sim, self._node = sim, node
+        self._node = node
         super().__init__(
             files,
             uid=node.uid,
@@ -56,12 +59,13 @@ class SimLog(FileLog):
             memory_bytes=sim.memory_bytes,
             spawn=lambda work: sim.spawn(node.uid, work),
         )
-        sim.checks.boots(node.uid, node.durable, self)
+        self._checks = node.ledger.checks
+        self._checks.boots(node.uid, node.durable, self)
         self._note()
 
     def add(self, command: bytes, idx: int, term: int) -> None:
         super().add(command, idx, term)
-        self._sim.checks.added(self._node.uid, self, command, idx, term)
+        self._checks.added(self._node.uid, self, command, idx, term)
 
     def sync(self) -> None:
         super().sync()
@@ -88,7 +92,8 @@ class SimExchange(Exchange):
         decoded = decode(payload)
         if self._sim.keeps_sent:
             self.sent.append((uid, decoded))
-        self._sim.checks.sends(self.uid, uid, decoded, self._sim.nodes[self.uid].durable)
+        node = self._sim.nodes[self.uid]
+        node.ledger.checks.sends(self.uid, uid, decoded, node.durable)
         self._sim.carry(self.uid, uid, payload, decoded)
         return True
 
@@ -119,11 +124,16 @@ class SimExchange(Exchange):
             self._onNodeDisconnected(Node(uid))
 
 
+class Machine(StateMachine, Protocol):
+    def require_all(self, ledger: Ledger) -> None:
+        """At the end, with everything well: what the ledger promises is there."""
+
+
 class SimMachine:
     """Keeps what was applied, in order, and its digest. `bad` raises, as a faulty machine would."""
 
     def __init__(self, sim: "Sim", uid: str) -> None:
-        self._sim, self._uid = sim, uid
+        self._checks, self._uid = sim.nodes[uid].ledger.checks, uid
         self.entries: list[tuple[int, str]] = []
         self.digest = b""
 
@@ -132,7 +142,7 @@ class SimMachine:
         if text == "bad":
             raise ValueError("a faulty machine")
         require(not self.entries or self.entries[-1][0] < index, f"{self._uid} applies entry {index} twice")
-        self.digest = self._sim.checks.applies(self._uid, index, text, self.digest)
+        self.digest = self._checks.applies(self._uid, index, text, self.digest)
         self.entries.append((index, text))
         return index
 
@@ -147,7 +157,13 @@ class SimMachine:
         self.digest = bytes.fromhex(digest)
         if self.entries:
             at = self.entries[-1][0]
-            require(self._sim.checks.digests[at] == self.digest, f"{self._uid} restores another history up to {at}")
+            require(self._checks.digests.get(at) == self.digest, f"{self._uid} restores another history up to {at}")
+
+    def require_all(self, ledger: Ledger) -> None:
+        held = dict(self.entries)
+        for text, index in ledger.acknowledged.items():
+            require(held.get(index) == text, f"{self._uid} lost {text}, which was acknowledged")
+        ledger.require_none_denied(self._uid, set(held.values()))
 
 
 class SimConsensus(Consensus):
@@ -177,24 +193,30 @@ class SimConsensus(Consensus):
             self._willing, self._is_called = {}, False
         if new == LEADER:
             self._sim.say(f"{self.uid} leads in term {self.raftCurrentTerm}")
-            self._sim.checks.leads(self.uid, self.raftCurrentTerm, self.log)
+            self._sim.nodes[self.uid].ledger.checks.leads(self.uid, self.raftCurrentTerm, self.log)
 
 
 @dataclass
 class SimNode:
     uid: str
+    ledger: Ledger
     disk: SimDisk = field(default_factory=SimDisk)
     durable: Durable = field(default_factory=Durable)
     consensus: SimConsensus | None = None
     exchange: SimExchange | None = None
-    machine: SimMachine | None = None
+    machine: Machine | None = None
     life: int = 0
     commit_index: int = 0
     frozen_until: float = 0.0
     clock_rate: float = 1.0
     clock_offset: float = 0.0
-    # Each sync takes up to this long.
+    # Each sync takes up to this long or, with a tail, seldom much longer: most are quick, one in a hundred takes a hundred times.
     sync_s: float = 0.0
+    has_tail: bool = False
+
+    def clock(self, now: float) -> float:
+        # A disk that takes its time lets it pass in the middle of a tick.
+        return (self.frozen_until if self.frozen_until > now else now) * self.clock_rate + self.clock_offset
 
 
 class Sim:
@@ -215,20 +237,22 @@ class Sim:
         self._seed = seed
         self.keeps_sent = keeps_sent
         monkeypatch.setattr(pysyncobj.syncobj, "monotonicTime", lambda: self.clock_of(self._running))
+        # The same as pysyncobj's, which are a sixth of all that is done here.
+        monkeypatch.setattr(Node, "__eq__", lambda one, other: isinstance(other, Node) and one._id == other._id)
+        monkeypatch.setattr(Node, "__hash__", lambda node: hash(node._id))
         self.now = 100.0
         self._running = ""
         self.options = options
         self.segment_bytes, self.memory_bytes = 4096, 2048
-        self.checks = Checks()
+        # Of the cluster that lives on; a recovery begins another one.
+        self.ledger = Ledger()
+        # What is replicated; the entries' texts and nothing else, unless another is brought.
+        self.make_machine: Callable[[Sim, str], Machine] = SimMachine
+        self.stamp: Callable[[str, bytes], bytes] = lambda _uid, entry: entry
         self.nodes: dict[str, SimNode] = {}
         self.founders: dict[str, Address] = {}
         self.joined: list[str] = []
-        self.acknowledged: dict[str, int] = {}
-        self.denied: set[str] = set()
-        # Sent, and neither acknowledged nor denied.
-        self.unknown: set[str] = set()
         self.waiting: set[str] = set()
-        self.newest_acknowledged = 0
         self.reads = 0
         self.crashes = 0
         self.cuts: set[frozenset[str]] = set()
@@ -240,6 +264,14 @@ class Sim:
         self._queue: list[tuple[float, int, str, str, AnyMessage]] = []
         self._sequence = 0
         self._work: list[tuple[float, int, str, int, Callable[[], None]]] = []
+
+    @property
+    def checks(self) -> Checks:
+        return self.ledger.checks
+
+    @property
+    def acknowledged(self) -> dict[str, int]:
+        return self.ledger.acknowledged
 
     def say(self, text: str) -> None:
         if self.told is not None:
@@ -257,7 +289,7 @@ class Sim:
         return uids
 
     def add(self, uid: str) -> SimNode:
-        node = self.nodes[uid] = SimNode(uid)
+        node = self.nodes[uid] = SimNode(uid, self.ledger)
         return node
 
     def write_first_configuration(self, uid: str) -> None:
@@ -275,7 +307,7 @@ class Sim:
         node = self.nodes[uid]
         node.life += 1
         node.commit_index = 0
-        node.machine = SimMachine(self, uid)
+        node.machine = self.make_machine(self, uid)
         node.exchange = SimExchange(self, uid)
         files = SimFiles(node.disk, lambda operation, name, is_done: self._on_disk(uid, operation, is_done))
         before, self._running = self._running, uid
@@ -287,8 +319,8 @@ class Sim:
                 machine=node.machine,
                 exchange=node.exchange,
                 options=self.options,
-                stamp=lambda entry: entry,
-                clock=lambda: self.clock_of(uid),
+                stamp=lambda entry: self.stamp(uid, entry),
+                clock=lambda: node.clock(self.now),
                 spawn=lambda work: self.spawn(uid, work),
             )
             node.consensus = SimConsensus(around, self.founders, self)
@@ -310,10 +342,7 @@ class Sim:
 
     def clock_of(self, uid: str) -> float:
         node = self.nodes.get(uid)
-        if node is None:
-            return self.now
-        # A disk that takes its time lets it pass in the middle of a tick.
-        return max(self.now, node.frozen_until) * node.clock_rate + node.clock_offset
+        return self.now if node is None else node.clock(self.now)
 
     def _luck_of(self, what: str) -> random.Random:
         luck = self._luck.get(what)
@@ -330,7 +359,8 @@ class Sim:
             self.say(f"{uid} ends {'after' if is_done else 'before'} {operation}")
             raise Crash
         if node.sync_s and operation == "datasync" and is_done:
-            node.frozen_until = max(self.now, node.frozen_until) + luck.uniform(0, node.sync_s)
+            took = node.sync_s * (min(luck.paretovariate(1.0), MAX_TAIL) if node.has_tail else luck.random())
+            node.frozen_until = max(self.now, node.frozen_until) + took
 
     def crash(self, uid: str, *, power: bool | None = None) -> None:
         """`power`: the disk forgets what was not synced. Left to chance when not said."""
@@ -441,10 +471,10 @@ class Sim:
                 continue
             before, node.commit_index = node.commit_index, commit
             if (
-                self.checks.commits(node.uid, consensus.raftCurrentTerm, before, commit, consensus.log)
+                node.ledger.checks.commits(node.uid, consensus.raftCurrentTerm, before, commit, consensus.log)
                 and consensus._isLeader()
             ):
-                self._check_new_commit(consensus, commit)
+                self._check_new_commit(node.ledger, consensus, commit)
 
     def _check_beliefs(self, uid: str, consensus: Consensus) -> None:
         """What a leader thinks of the others' disks is true, and the configuration in force is the log's."""
@@ -462,42 +492,62 @@ class Sim:
             is_there = position < len(consensus.log) and consensus.log[position][0][:1] == MEMBERSHIP
             require(is_there, f"{uid} goes by the members of entry {changed_at}, which is not in its log")
 
-    def _check_new_commit(self, consensus: Consensus, commit: int) -> None:
-        disks = {uid: node.durable for uid, node in self.nodes.items()}
+    def _check_new_commit(self, ledger: Ledger, consensus: Consensus, commit: int) -> None:
+        disks = {uid: node.durable for uid, node in self.nodes.items() if node.ledger is ledger}
         configurations = consensus.configurations
-        self.checks.is_durable(commit, disks, (configurations.current, configurations.at(commit).voters))
+        ledger.checks.is_durable(commit, disks, (configurations.current, configurations.at(commit).voters))
         for other in self.alive():
+            if other.ledger is not ledger:
+                continue
             assert other.consensus is not None
             if other.consensus._isLeader() and other.consensus.raftCurrentTerm > consensus.raftCurrentTerm:
-                self.checks.require_committed(other.uid, other.consensus.raftCurrentTerm, other.consensus.log)
+                ledger.checks.require_committed(other.uid, other.consensus.raftCurrentTerm, other.consensus.log)
 
     # Clients.
 
     def propose(self, uid: str, text: str) -> None:
-        consensus = self.nodes[uid].consensus
+        self.send(uid, text, text.encode())
+
+    def send(
+        self,
+        uid: str,
+        key: str,
+        entry: bytes,
+        *,
+        on_unknown: Callable[[], None] = lambda: None,
+        on_answer: Callable[[Applied], None] = lambda _: None,
+    ) -> None:
+        """Have an entry committed. The same key again is another copy of the same command."""
+        node = self.nodes[uid]
+        ledger, consensus = node.ledger, node.consensus
         assert consensus is not None
-        newest = self.newest_acknowledged
+        newest = ledger.newest_acknowledged
 
         def done(value: object, reason: int) -> None:
-            self.waiting.discard(text)
+            self.waiting.discard(key)
             if reason == FAIL_REASON.SUCCESS:
-                assert isinstance(value, int)
-                require(value > newest, f"{text} got index {value}, after {newest} had been acknowledged")
-                self.acknowledged[text] = value
-                self.newest_acknowledged = max(self.newest_acknowledged, value)
+                index = value
+                if isinstance(value, Applied):
+                    index = value.index
+                    on_answer(value)
+                assert isinstance(index, int)
+                require(index > newest, f"{key} got index {index}, after {newest} had been acknowledged")
+                ledger.acknowledges(key, index)
             elif reason in (FAIL_REASON.DISCARDED, FAIL_REASON.NOT_LEADER, FAIL_REASON.MISSING_LEADER):
-                self.denied.add(text)
+                ledger.denies(key)
             else:
-                self.unknown.add(text)
+                ledger.unknown.add(key)
+                on_unknown()
 
-        self.waiting.add(text)
-        consensus.submit(Command(REGULAR + text.encode(), done))
+        self.waiting.add(key)
+        ledger.sends(key)
+        consensus.submit(Command(REGULAR + entry, done))
 
     def read(self, uid: str) -> None:
         """Linearizable: what was acknowledged anywhere before is applied here when it is answered."""
         consensus = self.nodes[uid].consensus
         assert consensus is not None
-        newest = self.newest_acknowledged
+        newest = self.nodes[uid].ledger.newest_acknowledged
 
         def done(value: object, reason: int) -> None:
             if reason == FAIL_REASON.SUCCESS:
@@ -515,7 +565,10 @@ class Sim:
         found = [
             n.uid
             for n in self.alive()
-            if n.consensus and n.consensus._isLeader() and n.consensus.is_quorate(self.clock_of(n.uid))
+            if n.ledger is self.ledger
+            and n.consensus
+            and n.consensus._isLeader()
+            and n.consensus.is_quorate(self.clock_of(n.uid))
         ]
         return found[0] if len(found) == 1 else None
 
@@ -544,7 +597,8 @@ class Sim:
 
     def require_nothing_lost(self) -> None:
         """Everybody agrees in the end; what was acknowledged is there, and what was denied is not."""
-        last = max(node.consensus.raftCommitIndex for node in self.alive() if node.consensus)
+        living = [node for node in self.alive() if node.ledger is self.ledger]
+        last = max(node.consensus.raftCommitIndex for node in living if node.consensus)
         self.run_until(lambda: self.leader() is not None, what="an election")
 
         def is_level() -> bool:
@@ -555,13 +609,10 @@ class Sim:
             return bool(nodes) and all(c is not None and c.raftLastApplied >= wanted for c in nodes)
 
         self.run_until(is_level, what="that all have all")
-        for node in (self.nodes[uid] for uid in self.everybody()):
-            assert node.machine is not None
-            held = dict(node.machine.entries)
-            for text, index in self.acknowledged.items():
-                require(held.get(index) == text, f"{node.uid} lost {text}, which was acknowledged")
-            denied = self.denied & set(held.values())
-            require(not denied, f"{node.uid} has {', '.join(sorted(denied))}, which was denied")
+        for uid in self.everybody():
+            machine = self.nodes[uid].machine
+            assert machine is not None
+            machine.require_all(self.ledger)
 
 
 __all__ = ["QUICK", "Crash", "Sim", "SimNode", "Violation"]

@@ -136,3 +136,46 @@ class Checks:
         place = self.places.setdefault(text, index)
         require(place == index, f"{text} is applied at {place} and at {index}, and was sent once")
         return digest
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a replicated machine answers, and where this copy of the command was applied."""
+
+    index: int
+    result: object
+
+
+@dataclass
+class Ledger:
+    """What one cluster has promised to its clients, and the checks that it goes by."""
+
+    checks: Checks = field(default_factory=Checks)
+    # By what the client called it: the index.
+    acknowledged: dict[str, int] = field(default_factory=dict)
+    newest_acknowledged: int = 0
+    # Sent, with so many copies that were not denied. Without one it must never appear.
+    open: dict[str, int] = field(default_factory=dict)
+    unknown: set[str] = field(default_factory=set)
+    # Of a machine that has more to it: what it keeps, files that must be there, and its log's end and digest (`sim_store`).
+    kept: object = None
+    promised: dict[str, tuple[int, bytes]] = field(default_factory=dict)
+    replayed: tuple[int, bytes] = (0, b"")
+
+    def sends(self, key: str) -> None:
+        self.open[key] = self.open.get(key, 0) + 1
+
+    def acknowledges(self, key: str, index: int) -> None:
+        self.acknowledged[key] = index
+        self.newest_acknowledged = max(self.newest_acknowledged, index)
+
+    def denies(self, key: str) -> None:
+        self.open[key] -= 1
+
+    @property
+    def denied(self) -> set[str]:
+        return {key for key, copies in self.open.items() if copies == 0}
+
+    def require_none_denied(self, uid: str, keys: Iterable[str]) -> None:
+        denied = self.denied.intersection(keys)
+        require(not denied, f"{uid} has {', '.join(sorted(denied))}, which was denied")
