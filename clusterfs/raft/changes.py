@@ -128,7 +128,10 @@ class MembershipChanges(Replication):
         node = Node(uid)
         if node not in self._SyncObj__connectedNodes:
             return f"{uid} to connect"
-        missing = self.log.last_index - self._SyncObj__raftMatchIndex.get(node, 0)
+        match = self._SyncObj__raftMatchIndex.get(node, 0)
+        if match < self.configurations.recovered_at:
+            return f"{uid} to receive the cluster's recovery"
+        missing = self.log.last_index - match
         return f"{uid} to receive {missing} entries" if missing > self.options.promote_lag_entries else ""
 
     def _keeps_quorum(self, before: Configuration, after: Configuration) -> bool:

@@ -122,7 +122,7 @@ class Core(SyncObj):  # type: ignore[misc]
             self.log.setRaftCommitIndex(self.point.index)
         self._SyncObj__raftCommitIndex = self.log.getRaftCommitIndex()
         self._adopt_configuration()
-        if set(self.configurations.current) == {self.uid}:
+        if set(self.configurations.current) == {self.uid} and not self.is_learner:
             self._SyncObj__raftElectionDeadline = 0.0
 
     # Log and snapshot.
@@ -161,12 +161,18 @@ class Core(SyncObj):  # type: ignore[misc]
 
     @property
     def is_learner(self) -> bool:
-        """Does not vote: one of the learners, or in no configuration at all."""
-        return self.uid not in self.configurations.current
+        """Does not vote: one of the learners, in no configuration at all, or still in the past."""
+        return self.uid not in self.configurations.current or self._is_of_the_past
+
+    @property
+    def _is_of_the_past(self) -> bool:
+        """Began anew in a cluster that was recovered, and has not got the recovery yet. Its log is the beginning of one in which
+        it had a vote once, perhaps the only one: it could elect itself, or another such node, past all that came later."""
+        return self.configurations.whole.epoch < self._around.epoch
 
     @property
     def _is_outside(self) -> bool:
-        return self.uid not in self.configurations.whole.everybody
+        return self.uid not in self.configurations.whole.everybody or self._is_of_the_past
 
     @property
     def epoch(self) -> int:

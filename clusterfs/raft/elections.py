@@ -118,6 +118,7 @@ class Elections(Core):
     def _on_pre_vote(self, node: Node, message: PreVote) -> None:
         is_willing = (
             message.term > self.raftCurrentTerm
+            and not self._is_of_the_past
             and not self._hears_leader()
             and self._is_up_to_date(message.last_log_index, message.last_log_term)
             and not self._has_better_right(node, message)
@@ -151,7 +152,7 @@ class Elections(Core):
 
     def _on_request_vote(self, node: Node, message: RequestVote) -> None:
         is_granted = False
-        is_fit = self._is_up_to_date(message.last_log_index, message.last_log_term)
+        is_fit = self._is_up_to_date(message.last_log_index, message.last_log_term) and not self._is_of_the_past
         if message.term > self.raftCurrentTerm:
             if message.transfer or not self._hears_leader():
                 is_granted = is_fit

@@ -102,6 +102,12 @@ class Configurations:
         """Index of the entry that made the current configuration."""
         return self._history[-1][0]
 
+    @property
+    def recovered_at(self) -> int:
+        """Who has the log up to here has the recovery that began the present epoch; 0 when there was none."""
+        epoch = self.whole.epoch
+        return next(index for index, found in self._history if found.epoch == epoch) if epoch else 0
+
     def at(self, index: int) -> Configuration:
         """The configuration in force once `index` is applied, or the oldest one known."""
         history = self._history

@@ -58,19 +58,24 @@ def recover(directory: Path, *, uid: str, address: Address, mark: int, above: in
     A crash leaves the files as before or recovered: one entry makes the difference, and it needs nobody else to be committed.
     """
     with _opened(directory, uid) as (held, configurations):
-        epoch = epochs.following(max(configurations.whole.epoch, above), mark)
-        term = held.getCurrentTerm() + 1
-        change = Change("recover", uid, address.host, address.port, epoch)
-        held.setCurrentTerm(term, uid)
-        index = held.last_index + 1
-        held.add(MEMBERSHIP + membership.encode(change), index, term)
-        held.setRaftCommitIndex(index)
-        configurations.append(index, change)
-        held.close()
-        log.warning(
-            "%s: recovered alone in epoch %s, with everything up to entry %d", uid, epochs.text(epoch), index - 1
-        )
-        return Survey(configurations.whole, index, index, term)
+        return recover_log(held, configurations, uid=uid, address=address, mark=mark, above=above)
+
+
+def recover_log(
+    held: FileLog, configurations: Configurations, *, uid: str, address: Address, mark: int, above: int = 0
+) -> Survey:
+    """As `recover`, on a log that is open; it is closed afterwards."""
+    epoch = epochs.following(max(configurations.whole.epoch, above), mark)
+    term = held.getCurrentTerm() + 1
+    change = Change("recover", uid, address.host, address.port, epoch)
+    held.setCurrentTerm(term, uid)
+    index = held.last_index + 1
+    held.add(MEMBERSHIP + membership.encode(change), index, term)
+    held.setRaftCommitIndex(index)
+    configurations.append(index, change)
+    held.close()
+    log.warning("%s: recovered alone in epoch %s, with everything up to entry %d", uid, epochs.text(epoch), index - 1)
+    return Survey(configurations.whole, index, index, term)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from clusterfs.raft.membership import Change, Configurations
 from clusterfs.raft.messages import AppendEntries, AppendReply, RequestVote, SnapshotChunk
 from clusterfs.raft.reads import Read
 from clusterfs.raft.replication import Replication
+from kvorum import epochs
 
 Mutation = Callable[[pytest.MonkeyPatch], None]
 
@@ -272,6 +273,20 @@ def cuts_what_is_committed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Replication, "_on_append_entries", wrong)
 
 
+def takes_part_in_every_epoch(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Core, "epoch", property(lambda _self: 0))
+
+
+def numbers_recoveries_and_marks_none(patch: pytest.MonkeyPatch) -> None:
+    """Two of the same cluster look alike then."""
+    patch.setattr(epochs, "following", lambda epoch, _mark: epoch + 1)
+
+
+def goes_on_under_the_old_epoch(patch: pytest.MonkeyPatch) -> None:
+    """A recovery that only takes the others' votes."""
+    patch.setattr(epochs, "following", lambda epoch, _mark: epoch)
+
+
 # A mutation and within how many seeds it has to be caught.
 MUTATIONS: dict[Mutation, int] = {
     acknowledges_before_the_sync: 20,
@@ -293,12 +308,15 @@ MUTATIONS: dict[Mutation, int] = {
     takes_an_old_snapshot: 300,
     reads_at_a_leader_that_asks_nobody: 240,
     reads_before_the_terms_first_commit: 300,
-    counts_its_own_copy_before_it_is_synced: 60,
+    counts_its_own_copy_before_it_is_synced: 120,
     counts_learners: 60,
     changes_members_before_the_last_change_is_committed: 300,
     prefers_the_longer_log: 240,
     puts_later_members_into_a_snapshot: 300,
     confirms_what_another_leader_had_sent: 120,
     cuts_what_is_committed: 60,
+    takes_part_in_every_epoch: 60,
+    numbers_recoveries_and_marks_none: 120,
+    goes_on_under_the_old_epoch: 60,
     **STORE_MUTATIONS,
 }

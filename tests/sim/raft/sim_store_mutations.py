@@ -1,10 +1,9 @@
 """Deliberate faults in the state machine and in what surrounds it, which the simulation has to find like those in consensus."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 import pytest
-from msgspec import structs
+from msgspec.structs import replace
 
 from clusterfs import locks, machine, snapshot, state
 from clusterfs.commands import Envelope
@@ -30,7 +29,7 @@ def goes_by_its_own_clock(patch: pytest.MonkeyPatch) -> None:
         honest = machine.decode
 
         def decode(raw: bytes) -> Envelope:
-            return structs.replace(honest(raw), time_ms=int(self._clock() * 1000))
+            return replace(honest(raw), time_ms=int(self._clock() * 1000))
 
         with pytest.MonkeyPatch.context() as inner:
             inner.setattr(machine, "decode", decode)

@@ -14,6 +14,7 @@ from pysyncobj.node import Node
 from raft_sim import QUICK, Sim, SimNode, Violation
 from sim_checks import require
 from sim_clients import StoreClients
+from sim_epochs import recover, rejoin
 
 from clusterfs.raft.membership import Change, Operation
 from clusterfs.raft.values import Options
@@ -21,6 +22,10 @@ from clusterfs.raft.values import Options
 STEPS = 700
 # So many of the seeds replicate the production state machine, the others texts, which is faster.
 STORES = 1 / 3
+# In so many of them one node or two go on alone.
+RECOVERED = 0.15
+# Nodes of the past live on for a while, meet the recovered one, and join it anew: so often a step.
+REJOINS = 0.005
 # Elections twice as often as a LAN would want them, so that more happens in as many steps.
 HURRIED = replace(
     QUICK, election_timeout_min_s=0.3, election_timeout_max_s=0.6, heartbeat_s=0.06, leader_quorum_s=0.4,
@@ -56,6 +61,7 @@ class Weather:
         self.restart = luck.choice((0.01, 0.03, 0.1))
         self.pace = luck.choice((60, 120, 250, 500))
         self.has_changes = luck.random() < 0.35
+        self.recoveries = luck.sample(range(100, STEPS), luck.choice((1, 1, 2))) if luck.random() < RECOVERED else []
         every: tuple[tuple[str, Callable[[], None]], ...] = (
             ("split", self.split),
             ("pair cut", self.cut_pair),
@@ -111,6 +117,10 @@ class Weather:
             strike()
             if sim.told is not None and before == len(sim.told):
                 sim.say(name)
+        if number in self.recoveries:
+            self.recover()
+        if sim.epoch:
+            self.rejoin_some()
         if luck.randrange(self.pace) == 0:
             self.calm()
         for uid, node in list(sim.nodes.items()):
@@ -231,6 +241,19 @@ class Weather:
             consensus = leader.consensus
             self.sim._guarded(leader, lambda: consensus.transferLeadership(Node(target) if target else None))
 
+    def recover(self) -> None:
+        """Somebody takes the majority for lost, rightly or not, and perhaps another one elsewhere does so too."""
+        for _ in range(self.luck.choice((1, 1, 2))):
+            node = self.some()
+            if recover(self.sim, node.uid, mark=self.luck.getrandbits(32)):
+                self.struck["recovery"] = self.struck.get("recovery", 0) + 1
+                self.sim.try_boot(node.uid)
+
+    def rejoin_some(self) -> None:
+        for uid, node in list(self.sim.nodes.items()):
+            if node.ledger is not self.sim.ledger and self.luck.random() < REJOINS:
+                rejoin(self.sim, uid)
+
     # Members.
 
     def change(self, number: int) -> None:
@@ -294,6 +317,9 @@ def live(sim: Sim, steps: int, luck: random.Random, clients: StoreClients | None
         weather.step(number)
         sim.step()
     sim.say("everything is well again")
+    for uid, node in sim.nodes.items():
+        if node.ledger is not sim.ledger:
+            rejoin(sim, uid)
     sim.heal()
     sim.run_until(lambda: sim.leader() is not None, what="an election")
     for uid in sim.everybody():

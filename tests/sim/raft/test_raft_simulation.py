@@ -7,17 +7,21 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from pysyncobj.node import Node
 from raft_sim import Crash, Sim
 from sim_disk import SimDisk, SimFiles
+from sim_epochs import recover, rejoin
 from sim_run import run_all
 from sim_weather import STEPS, require_write, simulate
 
 from clusterfs.raft.journal import FileLog
 from clusterfs.raft.membership import Change
+from clusterfs.raft.messages import AnyMessage, AppendEntries, RequestVote, VoteReply, encode
 
 SEEDS = int(os.environ.get("KVORUM_SIM_SEEDS", "240"))
 
@@ -110,6 +114,82 @@ def test_a_node_follows_a_leader_whom_only_an_uncommitted_entry_removes(monkeypa
     sim.nodes[witness].frozen_until = 0.0
     sim.run_until(lambda: follows(sim, witness, removed), limit_s=5)
     assert removed in voters(sim, witness)
+
+
+def test_a_node_that_joins_a_recovered_cluster_anew_does_not_lead_by_the_vote_it_once_had(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Found by seed 193: the first entry of the log that it was sent names it as the only voter, and it elected itself."""
+    sim = Sim(None, monkeypatch, seed=1)
+    sim.found(3)
+    sim.run_until(lambda: sim.leader() is not None)
+    assert recover(sim, "n2", mark=1)
+    sim.boot("n2")
+    sim.run_until(lambda: sim.leader() == "n2")
+    rejoin(sim, "n1")
+    first = voters_only(sim, "n1")
+    sim.run_until(lambda: voters(sim, "n1") == first, what="the past, in which n1 votes alone")
+    sim.nodes["n2"].frozen_until = sim.now + 5
+    sim.run(4)
+    assert sim.nodes["n1"].consensus is not None
+    assert sim.nodes["n1"].consensus.is_learner and not sim.nodes["n1"].consensus._isLeader()
+
+
+def voters_only(sim: Sim, uid: str) -> set[str]:
+    """From now on nodes are sent one entry at a time, and `uid` gets the first and no other."""
+    sim.options = replace(sim.options, batch_entries=1)
+    carry = sim.carry
+
+    def sparing(source: str, target: str, payload: bytes, message: AnyMessage) -> None:
+        if target == uid and isinstance(message, AppendEntries) and message.entries:
+            entries = message.entries[: max(0, 1 - message.prev_index)]
+            message = msgspec.structs.replace(message, entries=entries, commit_index=min(1, message.commit_index))
+        carry(source, target, encode(message), message)
+
+    sim.carry = sparing  # type: ignore[method-assign]
+    return {uid}
+
+
+def test_nodes_of_the_past_elect_nobody_while_they_join_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by seed 168: one had the log up to where two of three would do, the other had nothing and voted for it."""
+    sim = Sim(None, monkeypatch, seed=1)
+    sim.found(3)
+    sim.run_until(lambda: sim.leader() is not None)
+    assert recover(sim, "n1", mark=1)
+    sim.boot("n1")
+    sim.run_until(lambda: sim.leader() == "n1")
+    asked = RequestVote(9, 3, 1, transfer=True)
+    rejoin(sim, "n3")
+    consensus, exchange = sim.nodes["n3"].consensus, sim.nodes["n3"].exchange
+    assert consensus is not None and exchange is not None and consensus.log.last_index == 0
+    exchange.up.add("n2")
+    exchange.receive("n2", asked)
+    assert [message for _, message in exchange.sent if isinstance(message, VoteReply)] == [VoteReply(9, False)]
+
+
+def test_the_old_majority_lives_on_and_never_meets_the_recovered_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    sim = Sim(None, monkeypatch, seed=5)
+    sim.found(3)
+    sim.run_until(lambda: sim.leader() is not None)
+    sim.propose(sim.leader() or "", "together")
+    sim.run_until(lambda: "together" in sim.acknowledged)
+    old = sim.ledger
+    sim.cuts = {frozenset(("n3", "n1")), frozenset(("n3", "n2"))}
+    sim.run(3)
+    assert recover(sim, "n3", mark=7)
+    sim.boot("n3")
+    sim.run_until(lambda: sim.leader() == "n3")
+    leader = next(n.uid for n in sim.alive() if n.ledger is old and n.consensus and n.consensus._isLeader())
+    sim.propose(leader, "elsewhere")
+    sim.propose("n3", "alone")
+    sim.run_until(lambda: "elsewhere" in old.acknowledged and "alone" in sim.acknowledged)
+    sim.cuts.clear()
+    sim.run(2)
+    assert {node.uid for node in sim.alive()} == {"n3"}
+    rejoin(sim, "n1")
+    rejoin(sim, "n2")
+    sim.require_nothing_lost()
+    assert "together" in sim.acknowledged and "elsewhere" not in sim.acknowledged
 
 
 def want(sim: Sim, change: Change) -> None:

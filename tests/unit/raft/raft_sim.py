@@ -28,7 +28,7 @@ from clusterfs.raft.membership import Change
 from clusterfs.raft.messages import AnyMessage, Forward, Forwarded, PreVoteReply, TimeoutNow, decode, encode
 from clusterfs.raft.reads import Read
 from clusterfs.raft.snapshot import SnapshotStore
-from clusterfs.raft.values import Address, Options, StateMachine
+from clusterfs.raft.values import Address, Options, StateMachine, Superseded
 from kvorum.errors import DiskFull
 
 STEP_S = 0.02
@@ -62,6 +62,9 @@ class SimLog(FileLog):
         self._checks = node.ledger.checks
         self._checks.boots(node.uid, node.durable, self)
         self._note()
+
+    def take(self, ledger: Ledger) -> None:
+        self._checks = ledger.checks
 
     def add(self, command: bytes, idx: int, term: int) -> None:
         super().add(command, idx, term)
@@ -205,6 +208,10 @@ class SimNode:
     consensus: SimConsensus | None = None
     exchange: SimExchange | None = None
     machine: Machine | None = None
+    # The lowest one that it listens to: what it learnt when it joined.
+    epoch: int = 0
+    # Whom it knows of without having a log; the founders when not said.
+    hints: dict[str, Address] = field(default_factory=dict)
     life: int = 0
     commit_index: int = 0
     frozen_until: float = 0.0
@@ -250,6 +257,8 @@ class Sim:
         self.make_machine: Callable[[Sim, str], Machine] = SimMachine
         self.stamp: Callable[[str, bytes], bytes] = lambda _uid, entry: entry
         self.nodes: dict[str, SimNode] = {}
+        # Of `ledger`.
+        self.epoch = 0
         self.founders: dict[str, Address] = {}
         self.joined: list[str] = []
         self.waiting: set[str] = set()
@@ -261,7 +270,7 @@ class Sim:
         self.loss = self.doubling = self.straggling = self.crash_chance = 0.0
         self.delay_s = (0.001, 0.005)
         self.told: list[str] | None = None
-        self._queue: list[tuple[float, int, str, str, AnyMessage]] = []
+        self._queue: list[tuple[float, int, str, str, AnyMessage, Ledger]] = []
         self._sequence = 0
         self._work: list[tuple[float, int, str, int, Callable[[], None]]] = []
 
@@ -289,7 +298,7 @@ class Sim:
         return uids
 
     def add(self, uid: str) -> SimNode:
-        node = self.nodes[uid] = SimNode(uid, self.ledger)
+        node = self.nodes[uid] = SimNode(uid, self.ledger, epoch=self.epoch)
         return node
 
     def write_first_configuration(self, uid: str) -> None:
@@ -322,8 +331,9 @@ class Sim:
                 stamp=lambda entry: self.stamp(uid, entry),
                 clock=lambda: node.clock(self.now),
                 spawn=lambda work: self.spawn(uid, work),
+                epoch=node.epoch,
             )
-            node.consensus = SimConsensus(around, self.founders, self)
+            node.consensus = SimConsensus(around, node.hints or self.founders, self)
         finally:
             self._running = before
         return node.consensus
@@ -390,7 +400,8 @@ class Sim:
             self._sequence += 1
             is_straggler = self.straggling and not is_command and luck.random() < self.straggling
             at = leaves + luck.uniform(*(STRAGGLER_S if is_straggler else self.delay_s))
-            heapq.heappush(self._queue, (at, self._sequence, source, target, decode(payload) if copy else message))
+            carried = decode(payload) if copy else message
+            heapq.heappush(self._queue, (at, self._sequence, source, target, carried, self.nodes[source].ledger))
 
     # Time.
 
@@ -409,12 +420,13 @@ class Sim:
         self.now += STEP_S
         self._connect()
         while self._queue and self._queue[0][0] <= self.now:
-            _, _, source, target, message = heapq.heappop(self._queue)
+            _, _, source, target, message, ledger = heapq.heappop(self._queue)
             node = self.nodes[target]
             if node.frozen_until > self.now:
                 self._sequence += 1
-                heapq.heappush(self._queue, (node.frozen_until, self._sequence, source, target, message))
-            elif node.exchange is not None and source in node.exchange.up:
+                heapq.heappush(self._queue, (node.frozen_until, self._sequence, source, target, message, ledger))
+            # What was sent over a link before a recovery ends with that link.
+            elif node.exchange is not None and source in node.exchange.up and ledger is node.ledger:
                 self._guarded(node, lambda e=node.exchange, s=source, m=message: e.receive(s, m))
         due, self._work = [w for w in self._work if w[0] <= self.now], [w for w in self._work if w[0] > self.now]
         for _, _, uid, life, work in due:
@@ -432,6 +444,9 @@ class Sim:
             work()
         except Crash:
             self.crash(node.uid)
+        except Superseded:
+            self.say(f"{node.uid} learns that the cluster was recovered without it")
+            self.crash(node.uid, power=False)
         except (OSError, DiskFull) as error:
             self.say(f"{node.uid} stops by itself: {error}")
             self.crash(node.uid, power=False)
@@ -450,7 +465,15 @@ class Sim:
                     and not (self.cuts and frozenset((uid, node.uid)) in self.cuts)
                     and not (self.deaf and self._is_given_up(uid, node.uid))
                 )
+                if up and other.exchange is not None and other.exchange.epoch != node.exchange.epoch:
+                    up = False
+                    if other.exchange.epoch > node.exchange.epoch:
+                        node.exchange.superseded_by = (uid, other.exchange.epoch)
                 if up != (uid in node.exchange.up):
+                    require(
+                        not up or node.ledger is other.ledger,
+                        f"{node.uid} and {uid} talk to each other, and one was recovered without the other",
+                    )
                     self._guarded(node, lambda e=node.exchange, u=uid, up=up: e.link(u, up=up))
                 if up and other.frozen_until <= self.now and (uid, node.uid) not in self.deaf and node.exchange:
                     node.exchange.heard[uid] = self.clock_of(node.uid)
@@ -484,6 +507,7 @@ class Sim:
                 disk = self.nodes[node.id].durable
                 # A later leader may have had it cut away since.
                 is_of_now = term is not None and match > 0 and disk.term <= consensus.raftCurrentTerm
+                is_of_now = is_of_now and self.nodes[node.id].ledger is self.nodes[uid].ledger
                 is_there = not is_of_now or disk.holds(match, term or 0)
                 require(is_there, f"{uid} believes that {node.id} has entry {match}, which its disk has not")
         changed_at = consensus.configurations.changed_at
@@ -493,7 +517,7 @@ class Sim:
             require(is_there, f"{uid} goes by the members of entry {changed_at}, which is not in its log")
 
     def _check_new_commit(self, ledger: Ledger, consensus: Consensus, commit: int) -> None:
-        disks = {uid: node.durable for uid, node in self.nodes.items() if node.ledger is ledger}
+        disks = {uid: node.durable if node.ledger is ledger else Durable() for uid, node in self.nodes.items()}
         configurations = consensus.configurations
         ledger.checks.is_durable(commit, disks, (configurations.current, configurations.at(commit).voters))
         for other in self.alive():

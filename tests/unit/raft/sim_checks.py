@@ -7,6 +7,7 @@ a vote leaves before it is durable is therefore seen when it leaves, not only wh
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, Self
 
 from clusterfs.raft.journal import Log
 from clusterfs.raft.messages import AnyMessage, AppendReply, PreVote, PreVoteReply, RequestVote, VoteReply
@@ -146,6 +147,10 @@ class Applied:
     result: object
 
 
+class KeptUntil(Protocol):
+    def until(self, index: int) -> Self: ...
+
+
 @dataclass
 class Ledger:
     """What one cluster has promised to its clients, and the checks that it goes by."""
@@ -158,9 +163,39 @@ class Ledger:
     open: dict[str, int] = field(default_factory=dict)
     unknown: set[str] = field(default_factory=set)
     # Of a machine that has more to it: what it keeps, files that must be there, and its log's end and digest (`sim_store`).
-    kept: object = None
+    kept: KeptUntil | None = None
     promised: dict[str, tuple[int, bytes]] = field(default_factory=dict)
     replayed: tuple[int, bytes] = (0, b"")
+
+    def forked(self, kept: Mapping[int, tuple[int, bytes]], *, sure: int, term: int) -> "Ledger":
+        """That of the cluster which goes on with one replica's log (`kept`) alone. What it does not hold is lost, and promised no
+        more; what nobody knows to be committed (beyond `sure`) is so from now on, and may differ from what the others do."""
+        before = self.checks
+        committed = {at: entry for at, entry in before.committed.items() if at <= sure} | dict(kept)
+        last = max(committed)
+        checks = Checks(
+            # The others may be in that term as well, and there is nothing between the two.
+            entries={place: entry for place, entry in before.entries.items() if place[1] <= term},
+            committed=committed,
+            last_committed=last,
+            last_committed_in={term: last},
+            digests={at: digest for at, digest in before.digests.items() if at <= sure},
+            places={text: at for text, at in before.places.items() if at <= sure},
+        )
+
+        def is_kept(index: int) -> bool:
+            return index in committed and committed[index] == before.committed[index]
+
+        acknowledged = {key: index for key, index in self.acknowledged.items() if is_kept(index)}
+        return Ledger(
+            checks,
+            acknowledged,
+            max(acknowledged.values(), default=0),
+            # What was under way may have come into the log that is kept.
+            {key: copies for key, copies in self.open.items() if copies == 0},
+            kept=self.kept.until(sure) if self.kept is not None else None,
+            promised={path: promise for path, promise in self.promised.items() if is_kept(promise[0])},
+        )
 
     def sends(self, key: str) -> None:
         self.open[key] = self.open.get(key, 0) + 1
