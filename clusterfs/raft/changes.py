@@ -57,6 +57,10 @@ class MembershipChanges(Replication):
     def _on_change_member(self, node: Node, message: ChangeMember) -> None:
         if not self._isLeader():
             return
+        if not self._is_member(node):
+            # Linked for a while: it was removed, or is about to join. It has no say in who else is a member.
+            log.info("%s: %s asks to %s %s and is no member", self.uid, node.id, message.op, message.uid)
+            return
         if message.op == WITHDRAW:
             self._wanted.pop(message.uid, None)
             return

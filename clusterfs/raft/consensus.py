@@ -356,13 +356,15 @@ class Consensus(Reads):
                     callback(None, FAIL_REASON.NOT_LEADER)
 
     def _on_forward(self, node: Node, message: Forward) -> None:
-        """Bounded for each follower: one that floods the leader must neither fill its memory nor crowd out the others."""
+        """Bounded for each follower: one that floods the leader must neither fill its memory nor crowd out the others. Of members
+        only: a link is also there for a while to one that was removed, or is about to join."""
         held = self._forwarded_bytes.get(node.id, 0)
         answer = Forwarded([], [])
+        is_member = self._is_member(node)
         for request, command in message.commands:
             cost = len(command) + COMMAND_COST_BYTES
             # A peer may bring commands; membership has its own, checked way.
-            if command[:1] != REGULAR or len(command) > self.options.max_entry_bytes + 1:
+            if not is_member or command[:1] != REGULAR or len(command) > self.options.max_entry_bytes + 1:
                 answer.refused.append(request)
             elif held + cost > self.options.forwarded_bytes:
                 answer.busy.append(request)

@@ -178,6 +178,9 @@ class Core(SyncObj):  # type: ignore[misc]
     def epoch(self) -> int:
         return max(self._around.epoch, self.configurations.whole.epoch)
 
+    def _is_member(self, node: Node) -> bool:
+        return node.id in self.configurations.whole.everybody
+
     def _require_epoch(self) -> None:
         """Raises Superseded once a peer has shown a higher epoch: what this replica holds is of the past."""
         found = self.exchange.superseded_by

@@ -9,6 +9,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from agent.access.caller import LOCAL_ROOT, Caller, CallerKind, with_claims
 from agent.access.policy import POLICY, check
+from agent.services.store import is_private
+from clusterfs import rules
 from kvorum.errors import PermissionDenied
 
 PROTOS = ("cluster", "store", "history", "lock", "settings", "status", "guest", "task", "ha", "migration")
@@ -112,3 +114,20 @@ def test_only_nodes_may_speak_for_others_and_only_local_processes_may_be_ha() ->
             with_claims(NODE, {"kvorum-on-behalf-of": claim})
     with pytest.raises(PermissionDenied):
         with_claims(LOCAL_ROOT, {"kvorum-caller": "root"})
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("priv", True),
+        ("/priv/x", True),
+        ("nodes/n1/priv/pve-ssl.key", True),
+        ("nodes-archive/n1.3/priv/pve-ssl.key", True),
+        ("nodes/n1/qemu-server/100.conf", False),
+        ("nodes-archive/n1.3/lxc", False),
+        ("x/y/priv", False),
+    ],
+)
+def test_what_is_private_in_the_mount_is_private_over_the_network(path: str, expected: bool) -> None:
+    assert is_private(path) is expected
+    assert rules.is_private(tuple(path.strip("/").split("/"))) is expected

@@ -16,6 +16,7 @@ from clusterfs.raft.messages import (
     AnyMessage,
     AppendEntries,
     AppendReply,
+    ChangeMember,
     Forward,
     Forwarded,
     Message,
@@ -415,3 +416,25 @@ def test_whoever_is_refused_for_being_too_many_hears_that(alone: Alone) -> None:
     alone.raft._SyncObj__commandsWaitingReply[5] = lambda _value, reason: reasons.append(reason)
     alone.say("n2", Forwarded([], [], [5, 6]))
     assert reasons == [FAIL_REASON.QUEUE_FULL]
+
+
+def test_whoever_is_no_member_neither_writes_nor_says_who_is_one(alone: Alone) -> None:
+    """One that was removed stays linked for some seconds, to hear of it."""
+    term = alone.lead()
+    alone.say("n2", AppendReply(term, True, 0, alone.raft.log.last_index, 0, alone.sim.now))
+    last, members = alone.raft.log.last_index, alone.raft.configurations.whole
+    stranger = "n9"
+    alone.exchange.link(stranger, up=True)
+    answers = alone.say(
+        stranger,
+        Forward([(1, REGULAR + b"x")]),
+        ChangeMember("learn", stranger, "10.0.0.9", 1),
+        ChangeMember("remove", "n3", "", 0),
+    )
+    assert [m.refused for m in answers if isinstance(m, Forwarded)] == [[1]]
+    for _ in range(5):
+        alone.tick(0.02)
+    assert (alone.raft.log.last_index, alone.raft.configurations.whole) == (last, members)
+    # A member is heard.
+    alone.say("n2", Forward([(2, REGULAR + b"y")]))
+    assert alone.raft.log.last_index == last + 1
