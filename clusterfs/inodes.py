@@ -256,7 +256,10 @@ class Inodes:
             self._read_on.pop(key, None)
             found: list[Inode] = []
             if key in self._named and target in self._named:
-                self.drop(self._named[key])
+                # The kernel may have moved its name as well: a writer who comes by it is led to where that is now.
+                overtaken = self._named.pop(key)
+                overtaken.parent, overtaken.name = new_parent, new_name
+                self.drop(overtaken)
             elif key in self._named:
                 found.append(self._named.pop(key))
                 self._named[target] = found[-1]

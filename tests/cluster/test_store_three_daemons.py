@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import os
-import threading
 import time
 import uuid
 from contextlib import suppress
@@ -109,35 +108,6 @@ async def test_the_whole_cluster_restarts_by_itself(nodes: list[Node]) -> None:
         await read_eventually(node, "goes-on", b"x")
         names = [member.name for member in (await node.client.status()).members]
         assert names == ["n1", "n2", "n3"]
-
-
-async def test_no_reader_ever_sees_a_torn_or_empty_file(nodes: list[Node]) -> None:
-    """Overwritten on one node with different lengths and letters, read on another."""
-    writer, reader = nodes[0].mount / "torn", nodes[1].mount / "torn"
-    await write(writer, b"a" * 1000)
-    await read_eventually(nodes[1], "torn", b"a" * 1000)
-    stop = threading.Event()
-    seen: set[bytes] = set()
-
-    def read() -> int:
-        reads = 0
-        while not stop.is_set():
-            content = reader.read_bytes()
-            seen.add(content[:1])
-            assert content and content == content[:1] * len(content), (len(content), set(content))
-            assert len(content) == 1000 * (1 + content[0] - ord("a"))
-            reads += 1
-        return reads
-
-    reading = asyncio.create_task(asyncio.to_thread(read))
-    try:
-        for number in range(60):
-            letter = number % 26
-            await write(writer, bytes([ord("a") + letter]) * 1000 * (letter + 1))
-    finally:
-        stop.set()
-    assert await asyncio.wait_for(reading, 20) > 50
-    assert len(seen) > 3
 
 
 async def test_a_member_that_is_removed_leaves_and_a_name_can_come_back(nodes: list[Node]) -> None:

@@ -24,3 +24,16 @@ def test_each_version_of_a_file_has_an_inode_of_its_own() -> None:
     assert (second is first, first.is_gone, second.ino) == (False, True, first.ino)
     inodes.told(first)
     assert inodes.named(inodes.root, "f") is second, "what is gone does not come back to its name"
+
+
+def test_what_was_moved_to_where_others_have_found_it_already_goes_by_its_new_name() -> None:
+    """The kernel moves the inode that it knows; a writer who comes by it must be led to the file that is there."""
+    inodes = Inodes()
+    file = File(b"new", 5, 5, 0)
+    known = inodes.public(inodes.root, "f.tmp", file)
+    found = inodes.public(inodes.root, "f", file)
+    inodes.moved(inodes.root, "f.tmp", inodes.root, "f", file)
+    assert inodes.parts(known) == ("f",)
+    assert (known.is_gone, found.is_gone) == (True, False)
+    assert inodes.named(inodes.root, "f") is found
+    assert inodes.named(inodes.root, "f.tmp") is None
