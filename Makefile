@@ -36,7 +36,7 @@ sim: $(STAMP)/dev ## the store's consensus under virtual time and every fault: m
 sim-ha: $(STAMP)/dev ## HA under virtual time: make sim-ha SEEDS=1000
 	$(BIN)/python -m ha.sim --seeds $(or $(SEEDS),200)
 
-fault: $(STAMP)/dev ## real daemons under kills, freezes, cuts, full disks and power loss: make fault MINUTES=1 NODES=5 SEED=7
+fault: $(STAMP)/dev ## real daemons under kills, freezes, cuts, full and slow disks, power loss: make fault MINUTES=1 NODES=5 SEED=7
 	$(BIN)/python tests/fault/fault_run.py --minutes $(or $(MINUTES),10) --nodes $(or $(NODES),3) $(if $(SEED),--seed $(SEED))
 
 test-store: $(STAMP)/dev ## every test of the store, to the simulation and three real daemons

@@ -10,6 +10,7 @@ import itertools
 import random
 import time
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from kvorum import errors
 
 KEYS = [f"faults/k{number}" for number in range(8)]
 DEADLINE_S = 5.0
+# Acknowledged writes and answered reads of each client; it takes ten times that while all is well.
+LEAST_PER_S = 0.2
 
 
 def content(value: str, padding: int) -> bytes:
@@ -46,6 +49,9 @@ class Record:
     # Files that are written once, each by its name, and when it was acknowledged.
     kept: dict[str, float] = field(default_factory=dict)
     operations: Counter[str] = field(default_factory=Counter)
+    # By client: its acknowledged writes, and its reads that were answered.
+    written: Counter[str] = field(default_factory=Counter)
+    read: Counter[str] = field(default_factory=Counter)
     acknowledged_at: list[float] = field(default_factory=list)
     torn: list[str] = field(default_factory=list)
 
@@ -54,10 +60,27 @@ class Record:
         self.operations[operation.fate.name] += 1
         if operation.is_write and operation.fate is Fate.done:
             self.acknowledged_at.append(operation.end)
+            self.written[operation.who] += 1
+        elif not operation.is_write:
+            self.read[operation.who] += 1
 
     def longest_gap_s(self, since: float, until: float) -> float:
         times = sorted([since, *self.acknowledged_at, until])
         return max(later - earlier for earlier, later in itertools.pairwise(times))
+
+
+def idle_faults(record: Record, clients: Sequence[str], seconds: float) -> list[str]:
+    """A history says something only if everybody took part in it, all the time."""
+    least = max(1, int(seconds * LEAST_PER_S))
+    found = [
+        f"{name} has only {count[name]} {what}, of at least {least}"
+        for count, what in ((record.written, "acknowledged writes"), (record.read, "answered reads"))
+        for name in clients
+        if count[name] < least
+    ]
+    if not record.kept:
+        found.append("no file of its own was ever acknowledged")
+    return found
 
 
 class ApiClient:
@@ -165,5 +188,6 @@ class MountClient:
             with suppress(OSError):
                 value_in((self._node.mount / key).read_bytes())
                 self._record.operations["mount read"] += 1
+                self._record.read[self.name] += 1
         except Torn as error:
             self._record.torn.append(f"{self.name} reads {key}: {error}")

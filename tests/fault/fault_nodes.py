@@ -4,6 +4,7 @@ All of it lives in the namespaces that `fault_run` has made (mounts, network, pr
 """
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from cluster.small_disk import SmallDisk
 from cluster.store_daemons import Ca, Node, eventually, join
+from fault_disk import Throttle
 
 from kvorum import errors
 
@@ -28,6 +30,9 @@ class FaultNode(Node):
         (place / "state").symlink_to(self.disk.path / "state")
         (self.disk.path / "state").mkdir()
         self.is_frozen = False
+        # Ended by us, so that one which ends by itself is noticed.
+        self.is_struck_down = True
+        self._throttle = Throttle(name)
         self._filler = self.disk.path / "filler"
         super().__init__(directory, ca, name, address)
         os.sync()
@@ -36,15 +41,26 @@ class FaultNode(Node):
     def is_running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
+    @property
+    def has_ended_by_itself(self) -> bool:
+        return not self.is_running and not self.is_struck_down
+
+    def start(self) -> None:
+        super().start()
+        self.is_struck_down = False
+
     def kill(self) -> None:
         if self.is_running:
             super().kill()
+            self.is_struck_down = True
         self.is_frozen = False
 
     def freeze(self) -> None:
         if self.is_running:
             self.signal(signal.SIGSTOP)
             self.is_frozen = True
+            assert self.process is not None
+            os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def thaw(self) -> None:
         if self.is_running and self.is_frozen:
@@ -74,13 +90,25 @@ class FaultNode(Node):
                     os.posix_fallocate(filler.fileno(), os.fstat(filler.fileno()).st_size, step)
                 except OSError:
                     step //= 2
+        left = os.statvfs(self.disk.path)
+        assert left.f_bavail * left.f_frsize < 2**16, "the disk is not full"
 
     def free_disk(self) -> None:
         with suppress(OSError):
             self._filler.unlink(missing_ok=True)
 
+    def slow_disk(self, writes_per_s: int) -> float:
+        """How long a sync takes now. Raises NotSlow."""
+        assert self.process is not None
+        return self._throttle.slow(self.disk.path, self.process.pid, writes_per_s=writes_per_s)
+
+    def restore_disk(self) -> None:
+        self._throttle.restore()
+
     def clean(self) -> None:
+        self.restore_disk()
         super().clean()
+        self._throttle.remove()
         self.disk.unmount()
 
 
@@ -98,14 +126,18 @@ class Network:
 
     def _drop(self, source: str, target: str) -> None:
         addresses = f"ip saddr {self._addresses[source]} ip daddr {self._addresses[target]}"
-        _nft(f"add rule inet faults in {addresses} drop")
+        _nft(f"add rule inet faults in {addresses} counter drop")
 
-    def heal(self) -> None:
+    def heal(self) -> int:
+        """How many packets did not get through since the last time."""
+        rules = json.loads(_nft("list chain inet faults in", "-j"))["nftables"]
+        expressions = [part for rule in rules for part in rule.get("rule", {}).get("expr", ())]
         _nft("flush chain inet faults in")
+        return sum(part["counter"]["packets"] for part in expressions if "counter" in part)
 
 
-def _nft(rules: str) -> None:
-    subprocess.run(["nft", rules], check=True, capture_output=True, timeout=20)
+def _nft(rules: str, *options: str) -> str:
+    return subprocess.run(["nft", *options, rules], check=True, capture_output=True, text=True, timeout=20).stdout
 
 
 async def found(directory: Path, count: int) -> list[FaultNode]:
