@@ -12,6 +12,7 @@ from pysyncobj.node import Node
 
 from . import membership
 from .core import MEMBERSHIP, Surroundings
+from .exchange import node_named
 from .membership import OPERATIONS, Change, Configuration, Members, changed
 from .messages import ChangeMember, ChangeProgress
 from .replication import Replication
@@ -129,7 +130,7 @@ class MembershipChanges(Replication):
         return tuple(sorted(uid for uid in learners if not self._lag(uid)))
 
     def _lag(self, uid: str) -> str:
-        node = Node(uid)
+        node = node_named(uid)
         if node not in self._SyncObj__connectedNodes:
             return f"{uid} to connect"
         match = self._SyncObj__raftMatchIndex.get(node, 0)
@@ -144,7 +145,7 @@ class MembershipChanges(Replication):
         if members.keys() == before.voters.keys():
             return True
         now, answers, limit = self._now(), self._SyncObj__lastResponseTime, self.options.leader_quorum_s
-        answering = {uid for uid in self.connected if now - answers.get(Node(uid), float("-inf")) < limit}
+        answering = {uid for uid in self.connected if now - answers.get(node_named(uid), float("-inf")) < limit}
         alive = len((answering | {self.uid}) & set(members))
         return alive * 2 > len(members)
 

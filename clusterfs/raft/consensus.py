@@ -16,6 +16,7 @@ from pysyncobj.node import Node
 from kvorum.errors import DiskFull
 
 from .core import CANDIDATE, FOLLOWER, LEADER, MEMBERSHIP, NO_OP, REGULAR, Callback, Surroundings
+from .exchange import node_named
 from .membership import Configuration, Members
 from .messages import (
     AnyMessage,
@@ -49,6 +50,8 @@ WHISPER_BACKLOG_BYTES = 512 * 2**10
 COMMAND_COST_BYTES = 256
 # After a snapshot that could not be written, in seconds.
 SNAPSHOT_RETRY_S = 30.0
+# Between two looks at whether there is quorum, in seconds: there are thousands of ticks a second.
+QUORUM_LOOK_S = 0.01
 # Between two attempts to write what could not be written, in seconds.
 SPACE_RETRY_S = 1.0
 
@@ -72,6 +75,7 @@ class Consensus(Reads):
         self._written: deque[Exception | None] = deque()
         self._no_snapshot_before = float("-inf")
         self._is_cut_off = False
+        self._look_again_at = float("-inf")
         # Why nothing can be written, while that is so, and when to look again.
         self.full: DiskFull | None = None
         self._space_at = float("-inf")
@@ -126,6 +130,8 @@ class Consensus(Reads):
         if self.connected != self._told_links:
             self._told_links = self.connected
             self.on_links(self.connected)
+        if self._isLeader():
+            self._advance_commit()
         super()._onTick(time_to_wait)
 
     def wait(self, poll: Callable[[float], None], timeout_s: float) -> None:
@@ -154,6 +160,9 @@ class Consensus(Reads):
 
     def _notice_quorum(self, now: float) -> None:
         """When quorum is lost nobody is left waiting for what may never be decided."""
+        if now < self._look_again_at:
+            return
+        self._look_again_at = now + QUORUM_LOOK_S
         before, self._is_cut_off = self._is_cut_off, self.is_out_of_reach(now)
         if self._is_cut_off and not before:
             self._fail_waiting()
@@ -252,7 +261,7 @@ class Consensus(Reads):
         """To one peer, or to all that are connected; whoever is slow or away misses it."""
         for peer in self.connected if uid is None else {uid} & self.connected:
             if self.exchange.backlog_bytes(peer) <= WHISPER_BACKLOG_BYTES:
-                self.exchange.send(Node(peer), Whisper(payload))
+                self.exchange.send(node_named(peer), Whisper(payload))
 
     # Commands.
 

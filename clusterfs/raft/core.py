@@ -18,7 +18,7 @@ from pysyncobj.node import Node
 from kvorum import epochs
 
 from . import membership
-from .exchange import Exchange, Outgoing
+from .exchange import Exchange, Outgoing, node_named
 from .journal import Log
 from .membership import Change, Configuration, Configurations
 from .messages import Introduction
@@ -113,7 +113,7 @@ class Core(SyncObj):  # type: ignore[misc]
             logCompactionMinEntries=2**62,
             logCompactionMinTime=2**62,
         )
-        super().__init__(Node(self.uid), [], conf=conf, transport=self.exchange)
+        super().__init__(node_named(self.uid), [], conf=conf, transport=self.exchange)
         self.exchange.setOnNodeConnectedCallback(self._peer_connected)
         self.exchange.setOnNodeDisconnectedCallback(self._peer_disconnected)
         self.exchange.amend = self._amend
@@ -211,7 +211,7 @@ class Core(SyncObj):  # type: ignore[misc]
     def _adopt_configuration(self) -> None:
         before, self._adopted = self._adopted, self.configurations.whole
         self.exchange.epoch = self.epoch
-        nodes = {Node(uid) for uid in self._adopted.voters if uid != self.uid}
+        nodes = {node_named(uid) for uid in self._adopted.voters if uid != self.uid}
         outvoted = self._SyncObj__otherNodes - nodes
         self._SyncObj__readonlyNodes -= nodes
         self._SyncObj__updateClusterConfiguration(nodes)

@@ -35,6 +35,7 @@ class Replication(Elections):
         self._told_commit = self._replicated_index = 0
         # Something came in since the last tick that the next one has to do with.
         self._is_news = False
+        self._told_age_s = 1e6
         self._forgetful: dict[Node, float] = {}
         # When this leader last sent to all, and when it sent what each has answered: the newest of both, in this term.
         self._round_at = float("-inf")
@@ -58,6 +59,16 @@ class Replication(Elections):
         self._sendings.clear()
         self._acks.clear()
 
+    def _advance_commit(self) -> None:
+        """The newest entry that a majority has, if it is of this term. pysyncobj's own loop comes to the same, by one entry after
+        the other."""
+        match = self._SyncObj__raftMatchIndex
+        held = sorted([self.log.last_index, *(match[node] for node in self._SyncObj__otherNodes)], reverse=True)
+        index = held[len(held) // 2]
+        if index > self.raftCommitIndex and self.log.term_at(index) == self.raftCurrentTerm:
+            self.log.setRaftCommitIndex(index)
+            self._SyncObj__raftCommitIndex = index
+
     def _replicate(self) -> None:
         now = self._now()
         is_notice = not self._is_due and self.log.last_index == self._replicated_index
@@ -66,6 +77,7 @@ class Replication(Elections):
             self._round_at = now
         self._is_due = False
         self._told_commit, self._replicated_index = self.raftCommitIndex, self.log.last_index
+        self._told_age_s = self._quorum_age(now)
         for node in sorted(self._SyncObj__otherNodes | self._SyncObj__readonlyNodes, key=str):
             if node not in self._SyncObj__connectedNodes:
                 continue
@@ -112,7 +124,7 @@ class Replication(Elections):
             term=self.raftCurrentTerm,
             commit_index=self.raftCommitIndex,
             sent_at=now,
-            quorum_age_s=self._quorum_age(now),
+            quorum_age_s=self._told_age_s,
             prev_index=following - 1,
             prev_term=term,
             entries=entries,

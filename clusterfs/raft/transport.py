@@ -22,12 +22,11 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 import msgspec
-from pysyncobj.node import Node
 
 from kvorum import epochs
 
 from .credentials import Credentials
-from .exchange import Exchange, Outgoing
+from .exchange import Exchange, Outgoing, node_named
 from .frames import HELLO, epoch_of, frame
 from .link import READ, Link, LinkFailed, Stage
 from .messages import AnyMessage, decode, encode
@@ -94,7 +93,6 @@ class TlsTransport(Exchange):
         self._outbox: deque[tuple[str, bytes]] = deque()
         # Read by others without `_io`; replaced whole.
         self._up: dict[str, Link] = {}
-        self._nodes: dict[str, Node] = {}
         self._wanted_peers: Mapping[str, Sequence[Address]] | None = None
         self._is_stopping = False
         self._logged: dict[str, float] = {}
@@ -170,7 +168,6 @@ class TlsTransport(Exchange):
 
     def set_peers(self, peers: Mapping[str, Sequence[Address]]) -> None:
         self._wanted_peers = dict(peers)
-        self._nodes = {uid: self._nodes.get(uid) or Node(uid) for uid in peers}
         self._bell.ring()
 
     def _deliver(self) -> None:
@@ -178,7 +175,7 @@ class TlsTransport(Exchange):
         for _ in range(len(items)):
             uid, item, size = items.popleft()
             self._inbox.size_bytes -= size
-            node = self._nodes.get(uid) or Node(uid)
+            node = node_named(uid)
             match item:
                 case Fate.up:
                     self._onNodeConnected(node)
