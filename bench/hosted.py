@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from clusterfs import grpcenv  # noqa: F401  first, as in `clusterfs.main`
 from clusterfs.commands import Write
 from clusterfs.daemon import Daemon, Places
 from clusterfs.main import SOCKET

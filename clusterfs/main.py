@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from clusterfs import grpcenv  # noqa: F401  first, for what it sets is read when grpc is imported
 from clusterfs.daemon import Daemon, Places
 from clusterfs.server import Server
 from kvorum.errors import KvorumError
