@@ -27,6 +27,9 @@ OnResult = Callable[[Result | KvorumError], None]
 # How often somebody looks for those that are late; nobody does while nothing is under way.
 LOOK_S = 0.1
 STRAGGLERS = 64
+# With the stragglers far below the answers remembered for a client (`state.REMEMBERED_RESULTS`): a copy of any of them is
+# still known. What comes on top waits its turn with the stragglers.
+UNDER_WAY = 256
 
 
 class Settle(Protocol):
@@ -69,8 +72,12 @@ class Pending:
 
     def submit(self, entry: bytes, end: float, on_result: OnResult) -> None:
         """`end`: of the caller's patience."""
+        waiting = _Waiting(entry, end, on_result, min(end, self._clock() + self._attempt_s))
+        if len(self._waiting) >= UNDER_WAY:
+            self._stragglers.submit(self._go_on, waiting, False)
+            return
         key = next(self._keys)
-        self._waiting[key] = _Waiting(entry, end, on_result, min(end, self._clock() + self._attempt_s))
+        self._waiting[key] = waiting
         try:
             self._replica.submit(entry, functools.partial(self._done, key), functools.partial(self._open, key))
         except KvorumError as error:

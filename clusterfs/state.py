@@ -45,8 +45,8 @@ from clusterfs.outcomes import Code, Done, Event, Refusal, Result
 from clusterfs.settings import DEFAULT, Settings, configured
 from clusterfs.tree import EMPTY, Directory
 
-# How many answers are remembered for each client, and for how many clients. A client is one run of a daemon and has at
-# most as many commands under way as it has threads, so this is generous.
+# How many answers are remembered for each client, and for how many clients. A client is one run of a daemon, which bounds what it
+# has under way to much less (`clusterfs.pending`).
 REMEMBERED_RESULTS = 512
 REMEMBERED_CLIENTS = 128
 

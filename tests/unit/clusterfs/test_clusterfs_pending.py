@@ -11,6 +11,7 @@ from clusterfs.commands import Delete, Write
 from clusterfs.machine import StoreMachine
 from clusterfs.outcomes import Code, Done, Refusal, Result
 from clusterfs.proposer import Proposer
+from clusterfs.state import REMEMBERED_RESULTS
 from kvorum.errors import DiskFull, InvalidInput, KvorumError, NoQuorum, OutcomeUnknown
 
 Answers: TypeAlias = "queue.SimpleQueue[Result | KvorumError]"
@@ -140,6 +141,25 @@ def test_an_answer_that_never_comes_ends_at_the_deadline(
         clock.now += 1.1
         assert type(answers.get(timeout=5)) is OutcomeUnknown
     assert len(silent.sent) == 2
+
+
+def test_what_is_under_way_at_once_is_bounded_and_the_rest_waits_in_threads(
+    machine: StoreMachine, replica: Any, answers: Answers
+) -> None:
+    silent = Silent(replica)
+    proposer = Proposer(replica=silent, machine=machine, node_uid="n", names={})
+    assert pending.UNDER_WAY + pending.STRAGGLERS < REMEMBERED_RESULTS
+    for number in range(pending.UNDER_WAY):
+        proposer.submit(Write(f"f{number}", b""), on_result=answers.put)
+    assert len(silent.ways) == pending.UNDER_WAY
+    proposer.submit(Write("beyond", b""), on_result=answers.put)
+    done = answers.get(timeout=5)
+    assert isinstance(done, Done) and done.path == "beyond"
+    assert len(silent.ways) == pending.UNDER_WAY
+    silent.ways[0][0](Done(7))
+    assert answers.get_nowait() == Done(7)
+    proposer.submit(Write("again", b""), on_result=answers.put)
+    assert len(silent.ways) == pending.UNDER_WAY + 1
 
 
 def test_a_way_back_that_is_broken_harms_nobody_else(proposer: Proposer, replica: Any, answers: Answers) -> None:
