@@ -30,7 +30,7 @@ dev: $(STAMP)/dev ## the whole set-up
 proto: $(STAMP)/proto ## generate kvorum/v1 from proto/
 
 sim: $(STAMP)/dev ## the store's consensus under virtual time and every fault: make sim SEEDS=500, make sim SEED=123 STEPS=5000
-	$(BIN)/python tests/sim/raft/sim_run.py $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) \
+	$(BIN)/python tests/sim/raft/sim_run.py $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) $(if $(WITHOUT),--without "$(WITHOUT)") \
 	    --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0)
 
 sim-ha: $(STAMP)/dev ## HA under virtual time: make sim-ha SEEDS=1000

@@ -24,6 +24,8 @@ STEPS = 700
 STORES = 1 / 3
 # In so many of them one node or two go on alone.
 RECOVERED = 0.15
+# What the network does all the time, by its name there.
+NETWORK = ("loss", "doubling", "straggling", "crash_chance")
 # Nodes of the past live on for a while, meet the recovered one, and join it anew: so often a step.
 REJOINS = 0.005
 # Elections twice as often as a LAN would want them, so that more happens in as many steps.
@@ -53,8 +55,11 @@ class Outcome:
 
 
 class Weather:
-    def __init__(self, sim: Sim, luck: random.Random, clients: StoreClients | None) -> None:
-        self.sim, self.luck, self.clients = sim, luck, clients
+    def __init__(
+        self, sim: Sim, luck: random.Random, clients: StoreClients | None, without: frozenset[str] = frozenset()
+    ) -> None:
+        """`without`: faults that do not strike when their time comes, to find out which of them a failure needs."""
+        self.sim, self.luck, self.clients, self.without = sim, luck, clients, without
         self.struck: dict[str, int] = {}
         self.wanted: Change | None = None
         self.writes, self.reads = luck.choice((0.05, 0.3, 0.6)), luck.choice((0, 0.02, 0.1, 0.4))
@@ -90,6 +95,9 @@ class Weather:
         for node in sim.nodes.values():
             self.set_clock(node, drift)
         self.drift = drift
+        for name in NETWORK:
+            if name in without:
+                setattr(sim, name, 0.0)
 
     def set_clock(self, node: SimNode, drift: float) -> None:
         node.clock_rate, node.clock_offset = (
@@ -112,12 +120,13 @@ class Weather:
             self.change(number)
         if luck.randrange(self.pace) == 0:
             name, strike = luck.choice(self.faults)
-            self.struck[name] = self.struck.get(name, 0) + 1
             before = sim.told and len(sim.told)
-            strike()
-            if sim.told is not None and before == len(sim.told):
+            if name not in self.without:
+                self.struck[name] = self.struck.get(name, 0) + 1
+                strike()
+            if sim.told is not None and before == len(sim.told) and name not in self.without:
                 sim.say(name)
-        if number in self.recoveries:
+        if number in self.recoveries and "recovery" not in self.without:
             self.recover()
         if sim.epoch:
             self.rejoin_some()
@@ -311,8 +320,8 @@ def require_write(sim: Sim, uid: str, weather: Weather | None = None) -> None:
     raise Violation(f"{uid} cannot write, with everything well again")
 
 
-def live(sim: Sim, steps: int, luck: random.Random, clients: StoreClients | None) -> Weather:
-    weather = Weather(sim, luck, clients)
+def live(sim: Sim, steps: int, luck: random.Random, clients: StoreClients | None, without: frozenset[str]) -> Weather:
+    weather = Weather(sim, luck, clients, without)
     for number in range(steps):
         weather.step(number)
         sim.step()
@@ -357,7 +366,12 @@ def options_of(luck: random.Random, *, has_store: bool) -> Options:
 
 
 def simulate(
-    seed: int, *, steps: int = STEPS, has_story: bool = False, patch: pytest.MonkeyPatch | None = None
+    seed: int,
+    *,
+    steps: int = STEPS,
+    without: frozenset[str] = frozenset(),
+    has_story: bool = False,
+    patch: pytest.MonkeyPatch | None = None,
 ) -> Outcome:
     """Never raises for what the replicas do: that is the outcome's `violation`."""
     luck, chance = random.Random(f"weather {seed}"), random.Random(f"store {seed}")
@@ -375,7 +389,7 @@ def simulate(
             sim.told = outcome.story
             logger.addHandler(told)
         try:
-            outcome.faults = live(sim, steps, luck, clients).struck
+            outcome.faults = live(sim, steps, luck, clients, without).struck
         except Exception as error:
             outcome.violation = f"{type(error).__name__}: {error}".strip()
             sim.say(outcome.violation)

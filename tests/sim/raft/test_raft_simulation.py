@@ -16,7 +16,8 @@ from pysyncobj.node import Node
 from raft_sim import Crash, Sim
 from sim_disk import SimDisk, SimFiles
 from sim_epochs import recover, rejoin
-from sim_run import run_all
+from sim_mutations import acknowledges_before_the_sync
+from sim_run import least, run_all
 from sim_weather import STEPS, require_write, simulate
 
 from clusterfs.raft.journal import FileLog
@@ -51,6 +52,19 @@ def test_a_seed_tells_its_story() -> None:
     outcome = simulate(11, steps=200, has_story=True)
     assert outcome.violation == "" and outcome.acknowledged
     assert any("leads in term" in line for line in outcome.story)
+
+
+def test_a_failing_seed_is_told_with_as_little_as_it_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    acknowledges_before_the_sync(monkeypatch)
+    assert run_all(range(3, 4), STEPS, jobs=1) == 1
+    told = capsys.readouterr().out
+    assert "make sim SEED=3\n" in told and "seeds/s" in told
+    steps, without = least(3, STEPS)
+    assert steps < STEPS and without
+    assert f"SEED=3 STEPS={steps} WITHOUT=" in told and "1 of 1 seeds FAILED: 3" in told
+    assert simulate(3, steps=steps, without=without).violation
 
 
 def test_a_rename_that_a_killed_process_had_done_survives_a_power_loss_after_the_next_one() -> None:
