@@ -252,7 +252,7 @@ class Daemon:
             identity, seed = running.identity, running.seed
             try:
                 copy = keep_copy(self._places.clusterfs, self._places.state)
-                epoch, last_index = recover_data(self._places.clusterfs, identity, above=superseded_by)
+                epoch, last_index = recover_data(self._places.clusterfs, identity, above=max(superseded_by, seed.epoch))
                 plan = replace(plan, epoch=epoch, last_index=last_index)
                 note_locally(self._places.state, plan, author=author.name, copy=copy)
                 seed = structs.replace(seed, epoch=epoch, joining=False)

@@ -184,15 +184,15 @@ class Ledger:
         )
 
         def is_kept(index: int) -> bool:
-            return index in committed and committed[index] == before.committed[index]
+            return index in committed and committed[index] == before.committed.get(index)
 
         acknowledged = {key: index for key, index in self.acknowledged.items() if is_kept(index)}
         return Ledger(
             checks,
             acknowledged,
             max(acknowledged.values(), default=0),
-            # What was under way may have come into the log that is kept.
-            {key: copies for key, copies in self.open.items() if copies == 0},
+            # Of what was under way, or was denied by the others, anything may be in the log that is kept.
+            {},
             kept=self.kept.until(sure) if self.kept is not None else None,
             promised={path: promise for path, promise in self.promised.items() if is_kept(promise[0])},
         )

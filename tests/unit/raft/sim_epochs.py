@@ -46,11 +46,11 @@ def _recover(sim: Sim, uid: str, mark: int) -> bool:
     ledger = before.forked(kept, sure=sure, term=held.getCurrentTerm())
     held.take(ledger)
     last = held.last_index
-    found = recover_log(held, configurations, uid=uid, address=Address(uid, 1), mark=mark)
+    found = recover_log(held, configurations, uid=uid, address=Address(uid, 1), mark=mark, above=node.epoch)
     ledger.checks.committed[found.last_index] = (found.term, held[found.last_index - held.base_index][0])
     ledger.checks.last_committed = found.last_index
     ledger.checks.last_committed_in = {found.term: found.last_index}
-    node.ledger = ledger
+    node.ledger, node.epoch = ledger, found.configuration.epoch
     sim.say(f"{uid} is recovered with what it has up to {last}, in epoch {found.configuration.epoch:x}")
     if found.configuration.epoch > sim.epoch:
         sim.epoch, sim.ledger = found.configuration.epoch, ledger
