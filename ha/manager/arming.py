@@ -42,6 +42,9 @@ def is_under_way(view: View, service: Service) -> bool:
             return True
         case State.recovery:
             return bool(service.target)
+        case State.started:
+            # What was recovered a moment ago is not given up half way: disarmed, nobody would start it.
+            return not service.running
         case State.fence:
             node = view.nodes.get(service.node)  # type: ignore[call-overload]
             return node is not None and node.lease is not None and not node.lease.is_fenced

@@ -109,10 +109,9 @@ class Case:
         maintenance_node: str = "",
         is_new: bool = False,
     ) -> Choice:
-        barred = {NodeName(name): "is where it shall leave" for name in avoid}
-        for name in self.view.nodes:
-            if name not in barred and not self.is_ready(name):
-                barred[name] = "does not guard it yet"
+        barred = self.placing.barred(self.sid)
+        if avoid:
+            barred = {**barred, **{NodeName(name): "is where it shall leave" for name in avoid}}
         return self.placing.choose(
             self.resource,
             preference,

@@ -38,6 +38,9 @@ def begin(case: Case, service: Service, verb: str, target: str, cause: str, *, c
 def while_running(case: Case, service: Service) -> Service:
     """Whether a guest that runs well had better be elsewhere."""
     here = service.node
+    if not case.is_ready(here):
+        # Its renewal is late. Nobody knows how the guest is, so nothing is better; it may be a matter of a second.
+        return service
     if case.mode(here) is not Mode.active:
         return drain(case, service)
     if service.maintenance_node == here:

@@ -6,7 +6,7 @@ it is first asked: most rounds choose nothing.
 """
 
 from collections.abc import Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 from ha.leases import is_fresh
 from ha.placement import Board, Choice, NodeFacts, Placed, Preference, Query, Situation
@@ -24,6 +24,8 @@ class Placing:
         self._view = view
         self.modes: Mapping[NodeName, Mode] = {name: node_mode(view, name) for name in view.nodes}
         self._put: dict[Sid, Placed] = {}
+        self._tracked: dict[NodeName, frozenset[str]] = {}
+        self._latest: tuple[tuple[str, ...], frozenset[str]] | None = None
 
     def mode(self, name: str) -> Mode:
         return self.modes.get(NodeName(name), Mode.active)
@@ -44,8 +46,36 @@ class Placing:
 
     def guards(self, name: NodeName, sid: str) -> bool:
         """Whether the local resource manager of a node has acknowledged a resource."""
-        node = self._view.nodes.get(name)
-        return node is not None and sid in _as_set(node.lrm.tracked)
+        return sid in self._guarded(name)
+
+    def barred(self, sid: str) -> Mapping[NodeName, str]:
+        """Nodes that might take guests and have not acknowledged this one, each with the reason as a sentence's end."""
+        return self._unguarded.get(sid, {})
+
+    def _guarded(self, name: NodeName) -> frozenset[str]:
+        if name not in self._tracked:
+            node = self._view.nodes.get(name)
+            tracked = node.lrm.tracked if node is not None else ()
+            # Most nodes guard the same, everything: comparing is cheaper than making a set of thousands.
+            if self._latest is None or self._latest[0] != tracked:
+                self._latest = (tracked, frozenset(tracked))
+            self._tracked[name] = self._latest[1]
+        return self._tracked[name]
+
+    @cached_property
+    def _unguarded(self) -> Mapping[str, Mapping[NodeName, str]]:
+        """Mostly empty, so it is looked for once a round and not for each guest on each node."""
+        every = {*(self._view.resources or ()), *map(Sid, self._view.status.service_status)}
+        found: dict[str, dict[NodeName, str]] = {}
+        complete: frozenset[str] | None = None
+        for name in self._view.nodes:
+            if self._unready(name) or (guarded := self._guarded(name)) is complete:
+                continue
+            missing = every - guarded
+            complete = complete if missing else guarded
+            for sid in missing:
+                found.setdefault(sid, {})[name] = "does not guard it yet"
+        return found
 
     def choose(
         self,
@@ -131,8 +161,3 @@ def placed(service: Service) -> Placed:
         # It is nowhere; what counts is where it goes.
         return Placed("", service.target, is_active=bool(service.target))
     return Placed(service.node, service.target, is_active=service.state not in _IDLE)
-
-
-@lru_cache(maxsize=1024)
-def _as_set(sids: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(sids)

@@ -12,7 +12,7 @@ from ha.rules import Affinity, Terms
 from kvorum.ids import NodeName, Sid
 
 from .choice import Choice, Ranked, summary
-from .situation import Placed, Preference, Query, Situation
+from .situation import NodeFacts, Placed, Preference, Query, Situation
 
 _NO_DEMAND = Demand()
 _GIB = 1 << 30
@@ -45,6 +45,7 @@ class Board:
         capacities = [situation.nodes[name].capacity for name in self._ready]
         is_known = all(capacity.cores > 0 and capacity.memory_bytes > 0 for capacity in capacities)
         self._mode = situation.policy.mode if is_known else Mode.basic
+        self._limits = {name: self._limit(facts) for name, facts in situation.nodes.items()}
         self._tallies = self._bases()
         for sid, placed in self.placed.items():
             self._count(sid, placed, 1)
@@ -121,8 +122,11 @@ class Board:
 
     def free_bytes(self, node: NodeName) -> float:
         """Memory that may still be given away; without end where it is not known or not limited."""
-        capacity = self.situation.nodes[node].capacity.memory_bytes * self.situation.policy.memory_limit
-        return capacity - self._tallies[node].reserved_bytes if capacity > 0 else float("inf")
+        return self._limits[node] - self._tallies[node].reserved_bytes
+
+    def _limit(self, facts: NodeFacts) -> float:
+        limit = facts.capacity.memory_bytes * self.situation.policy.memory_limit
+        return limit if limit > 0 else float("inf")
 
     # Staying
 
@@ -182,14 +186,13 @@ class Board:
         if home:
             candidates = {NodeName(home)} & set(candidates)
         barred, failed = query.barred, query.failed
-        return [
-            name
-            for name in candidates
-            if name not in blocked
-            and name not in failed
-            and name not in barred
-            and not self._lacks_room(name, query, terms)
-        ]
+        fit = [name for name in candidates if name not in blocked and name not in failed and name not in barred]
+        if len(terms.group) == 1 and not (query.is_new and self.situation.policy.reserve_nodes):
+            needed, tallies, limits = self._most_bytes(query.sid), self._tallies, self._limits
+            roomy = [name for name in fit if tallies[name].reserved_bytes + needed <= limits[name]]
+            if len(roomy) == len(fit):
+                return fit
+        return [name for name in fit if not self._lacks_room(name, query, terms)]
 
     def _lacks_room(self, name: NodeName, query: Query, terms: Terms) -> str:
         """Memory for it and for those that must follow it. Where it runs already it needs no more."""
