@@ -202,7 +202,7 @@ class Board:
         needed, free = self._most_bytes(query.sid), self.free_bytes(name)
         followers = 0
         for sid in terms.group if len(terms.group) > 1 else ():
-            if sid != query.sid and self._destination(sid) not in ("", name):
+            if sid != query.sid and self._follows(sid, name):
                 # One that leaves this node or comes to it has its memory there still.
                 needed += 0 if self._is_on(sid, name) else self._most_bytes(sid)
                 followers += 1
@@ -308,6 +308,13 @@ class Board:
     def _destination(self, sid: Sid) -> str:
         placed = self.placed.get(sid)
         return placed.destination if placed is not None and placed.is_active else ""
+
+    def _follows(self, sid: Sid, name: NodeName) -> bool:
+        """Whether it would have to come as well if the rest of its group were there."""
+        placed = self.placed.get(sid)
+        if placed is None:
+            return False
+        return placed.destination != name if placed.is_active else not placed.destination
 
     def _is_on(self, sid: Sid, node: NodeName) -> bool:
         placed = self.placed.get(sid)

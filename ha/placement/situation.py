@@ -24,7 +24,10 @@ class NodeFacts:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where a resource is; `target` is where it goes. One that neither runs nor starts is not active: it takes no room."""
+    """Where a resource is; `target` is where it goes. One that neither runs nor starts is not active: it takes no room.
+
+    An empty `node`: it is nowhere and looks for a place.
+    """
 
     node: str
     target: str = ""

@@ -93,6 +93,16 @@ def test_the_first_of_a_group_looks_for_room_for_all_of_it() -> None:
     assert choices[B].why_not(N1) == "is not n2, where vm:100 runs; rule together keeps them together"
 
 
+def test_those_that_look_for_a_place_themselves_are_thought_of_and_those_that_rest_are_not() -> None:
+    nodes = {N1: NodeFacts(capacity=Use(8, 10 * GIB)), N2: NodeFacts(capacity=Use(8, 30 * GIB), other_guests=9)}
+    demands = {sid: Demand(Use(1, 8 * GIB)) for sid in (A, B)}
+    nowhere = Placed("", is_active=False)
+    situation = replace(cluster({A: nowhere, B: nowhere}, together(A, B), nodes=nodes), demands=demands)
+    assert choose_node(Query(A), situation).node == "n2"
+    stopped = cluster({A: nowhere, B: Placed("n1", is_active=False)}, together(A, B), nodes=nodes)
+    assert choose_node(Query(A), replace(stopped, demands=demands)).node == "n1"
+
+
 def test_members_of_a_group_meet_where_most_are() -> None:
     situation = cluster({A: "n1", B: "n2", C: "n2"}, together(A, B, C))
     assert choose_node(Query(A, Preference.none, "n1", failback=False), situation).node == "n2"
