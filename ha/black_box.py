@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 POSTED_FILE = records.RECORDS_FILE.with_name("posted")
 POLL_S = 2.0
-# Of this node's status; `kvorum ha keeper` shows it.
+# Of this node's status; `kvorum ha records` shows it.
 STATUS_KEY = "ha/keeper"
 SHOWN = 20
 # syslog's.

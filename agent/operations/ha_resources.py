@@ -8,17 +8,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agent.inventory import GuestStore, StoredEntry
+from ha.resources import RESOURCES_CFG as RESOURCES
+from ha.resources import Request, find_section, parse_request, sid_of, with_added, with_changed, without_resource
 from kvorum.config import Section, SectionConfig
 from kvorum.errors import AlreadyExists, InvalidInput, NotFound, StaleVersion
-from kvorum.ids import parse_sid
 
-RESOURCES = "ha/resources.cfg"
-
-STARTED = "started"
-STOPPED = "stopped"
-IGNORED = "ignored"
-# What Proxmox VE's file may say: `enabled` is an old word for started; disabled is not started either.
-_ALIASES = {"enabled": STARTED, "disabled": STOPPED, "": STARTED}
+STARTED = Request.started
+STOPPED = Request.stopped
+IGNORED = Request.ignored
 
 
 class ResourceStore(GuestStore, Protocol):
@@ -57,10 +54,7 @@ class HaResources:
 
     def section(self, sid: str) -> Section:
         """Raises NotFound."""
-        for section in self.config:
-            if sid_of(section) == sid:
-                return section
-        raise NotFound(f"{sid} is not managed by HA", remedy=f"add it with 'kvorum ha add {sid}'")
+        return find_section(self.config, sid)
 
 
 Edit = Callable[[SectionConfig], SectionConfig]
@@ -89,57 +83,32 @@ async def change(store: ResourceStore, edit: Edit, *, reason: str) -> HaResource
     raise StaleVersion(f"{RESOURCES} changes faster than it can be written", remedy="try again")
 
 
-def sid_of(section: Section) -> str:
-    return f"{section.type}:{section.id}"
-
-
 def request_state(section: Section) -> str:
-    state = section.get("state", "")
-    return _ALIASES.get(state, state)
+    """In today's words; one that nobody knows, as it stands there."""
+    word = section.get("state", "") or Request.started
+    try:
+        return parse_request(word)
+    except InvalidInput:
+        return word
 
 
-def added(sid: str, state: str, comment: str = "") -> Edit:
-    """Raises AlreadyExists when it is applied to a list that has the resource."""
-    kind, vmid = parse_sid(sid)
-
-    def edit(config: SectionConfig) -> SectionConfig:
-        if any(sid_of(section) == sid for section in config):
-            raise AlreadyExists(f"{sid} is managed by HA already", remedy="update it instead")
-        entries = {"state": check_state(state), **({"comment": comment} if comment else {})}
-        return config.with_section(Section.of(kind, str(vmid), entries))
-
-    return edit
+def added(sid: str, state: str, comment: str = "", more: Mapping[str, str] | None = None) -> Edit:
+    """Raises AlreadyExists when it is applied to a list that has the resource. `more`: further keys as they are written."""
+    entries = {"state": state, **(more or {}), **({"comment": comment} if comment else {})}
+    return lambda config: with_added(config, sid, entries)
 
 
-def updated(sid: str, *, state: str | None = None, comment: str | None = None) -> Edit:
+def updated(
+    sid: str, *, state: str | None = None, comment: str | None = None, more: Mapping[str, str] | None = None
+) -> Edit:
     """None leaves a value as it is. Raises NotFound when the resource is not in the list."""
-    parse_sid(sid)
-
-    def edit(config: SectionConfig) -> SectionConfig:
-        section = HaResources(config, 0).section(sid)
-        if state is not None:
-            section = section.set("state", check_state(state))
-        if comment is not None:
-            section = section.set("comment", comment) if comment else section.without("comment")
-        return config.with_section(section)
-
-    return edit
+    entries = dict(more or {})
+    if state is not None:
+        entries["state"] = state
+    if comment:
+        entries["comment"] = comment
+    return lambda config: with_changed(config, sid, entries, delete=("comment",) if comment == "" else ())
 
 
 def removed(sid: str, *, missing_ok: bool = False) -> Edit:
-    kind, vmid = parse_sid(sid)
-
-    def edit(config: SectionConfig) -> SectionConfig:
-        if not missing_ok:
-            HaResources(config, 0).section(sid)
-        return config.without(str(vmid), kind)
-
-    return edit
-
-
-def check_state(state: str) -> str:
-    if state not in (STARTED, STOPPED):
-        raise InvalidInput(
-            f"{state!r} is no state for HA to keep", field="request_state", remedy="use started or stopped"
-        )
-    return state
+    return lambda config: without_resource(config, sid, missing_ok=missing_ok)

@@ -1,146 +1,251 @@
-"""HaService: what HA shall keep running (a file in the store) and how that goes (what the manager wrote, and the leases).
+"""HaService: what HA shall keep running, how that goes, and what operators ask of it.
 
-Asks nobody but this node's store; every node answers the same. The decisions are made in the `ha` room.
+Asks nobody but this node's store, and writes files there in the caller's name; every node answers the same. The decisions are
+made in the `ha` room, commands carried out by its manager. Thin: a method reads, calls, and tells.
 """
 
-from typing import Any
+# ruff: noqa: N802 - the methods are named by the proto
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from agent.context import AgentContext
 from agent.inventory import Inventory
-from agent.operations import ha_resources
+from agent.operations import ha_commands, ha_explain, ha_resources, ha_rules
+from agent.operations.ha_picture import Painter, Picture, problems_of
+from agent.operations.ha_profile import choose_profile, profiles
 from agent.operations.ha_resources import HaResources
-from ha.status import MANAGER_STATUS, ManagerStatus, Service, parse_manager_status
-from kvorum.config import Section
-from kvorum.errors import InvalidInput, NotFound
-from kvorum.ids import node_resource, parse_sid
+from ha import foresight
+from ha.resources import sid_of
+from kvorum.errors import ConfigError, InvalidInput, NotFound, Refused
+from kvorum.ids import NodeName, Sid, node_resource, parse_sid
+from kvorum.node import Identity
 from kvorum.v1 import ha_pb2 as pb
-from kvorum.v1 import ha_pb2_grpc, replica_pb2
+from kvorum.v1 import ha_pb2_grpc
 
+from . import ha_messages as messages
 from .authored_store import AuthoredStore
-from .guest_room import room_of
 
-_REQUESTS = {ha_resources.STARTED: pb.HA_REQUEST_STATE_STARTED, ha_resources.STOPPED: pb.HA_REQUEST_STATE_STOPPED}
+if TYPE_CHECKING:
+    from clusterfs.client import StoreClient
 
 
 def register(server: Any, context: AgentContext) -> None:
-    ha_pb2_grpc.add_HaServiceServicer_to_server(HaService(context), server)
+    service = HaService(context.store, context.require_identity)
+    ha_pb2_grpc.add_HaServiceServicer_to_server(service, server)
 
 
 class HaService(ha_pb2_grpc.HaServiceServicer):
-    def __init__(self, context: AgentContext) -> None:
-        self._store = context.store
-        self._authored = AuthoredStore(context.store)
-        self._inventory: Inventory = room_of(context).host.inventory
+    def __init__(self, store: "StoreClient", identity: Callable[[], Identity]) -> None:
+        self._client = store
+        self._identity = identity
+        self._store = AuthoredStore(store)
+        self._painter = Painter(store)
+        self._inventory = Inventory(self._store)
 
-    async def ListHaResources(  # noqa: N802
-        self, request: pb.ListHaResourcesRequest, context: Any
-    ) -> pb.ListHaResourcesResponse:
-        resources = await self._resources()
-        after = request.page_token
-        resources = [resource for resource in resources if resource.sid > after]
+    # Resources
+
+    async def ListHaResources(self, request: pb.ListHaResourcesRequest, context: Any) -> pb.ListHaResourcesResponse:
+        resources = [one for one in await self._resources(await self._picture()) if one.sid > request.page_token]
         page = resources[: request.page_size] if request.page_size > 0 else resources
         more = len(page) < len(resources)
         return pb.ListHaResourcesResponse(resources=page, next_page_token=page[-1].sid if more and page else "")
 
-    async def AddHaResource(self, request: pb.AddHaResourceRequest, context: Any) -> pb.AddHaResourceResponse:  # noqa: N802
+    async def AddHaResource(self, request: pb.AddHaResourceRequest, context: Any) -> pb.AddHaResourceResponse:
         wish = request.resource
         kind, vmid = parse_sid(wish.sid)
         guest = await self._inventory.find(vmid)
         if guest.kind != kind:
             raise InvalidInput(f"guest {vmid} is {guest.sid}", field="sid", remedy=f"add {guest.sid}")
-        state = _state_of(wish.request_state) or ha_resources.STARTED
-        edit = ha_resources.added(wish.sid, state, wish.comment)
-        await ha_resources.change(self._authored, edit, reason=f"HA: add {wish.sid}")
+        state = messages.request_of(wish) or ha_resources.STARTED
+        edit = ha_resources.added(wish.sid, state, wish.comment, messages.entries_of(wish))
+        await ha_resources.change(self._store, edit, reason=f"HA: add {wish.sid}")
         return pb.AddHaResourceResponse(resource=await self._resource(wish.sid))
 
-    async def UpdateHaResource(  # noqa: N802
-        self, request: pb.UpdateHaResourceRequest, context: Any
-    ) -> pb.UpdateHaResourceResponse:
+    async def UpdateHaResource(self, request: pb.UpdateHaResourceRequest, context: Any) -> pb.UpdateHaResourceResponse:
         wish = request.resource
-        edit = ha_resources.updated(wish.sid, state=_state_of(wish.request_state), comment=wish.comment or None)
-        await ha_resources.change(self._authored, edit, reason=f"HA: update {wish.sid}")
+        edit = ha_resources.updated(
+            wish.sid,
+            state=messages.request_of(wish),
+            comment=wish.comment if wish.HasField("comment") else None,
+            more=messages.entries_of(wish),
+        )
+        await ha_resources.change(self._store, edit, reason=f"HA: update {wish.sid}")
         return pb.UpdateHaResourceResponse(resource=await self._resource(wish.sid))
 
-    async def RemoveHaResource(  # noqa: N802
-        self, request: pb.RemoveHaResourceRequest, context: Any
-    ) -> pb.RemoveHaResourceResponse:
-        await ha_resources.change(self._authored, ha_resources.removed(request.sid), reason=f"HA: remove {request.sid}")
+    async def RemoveHaResource(self, request: pb.RemoveHaResourceRequest, context: Any) -> pb.RemoveHaResourceResponse:
+        await ha_resources.change(self._store, ha_resources.removed(request.sid), reason=f"HA: remove {request.sid}")
         return pb.RemoveHaResourceResponse()
 
-    async def GetHaStatus(self, request: pb.GetHaStatusRequest, context: Any) -> pb.GetHaStatusResponse:  # noqa: N802
-        status = await self._manager_status()
-        leases = await self._store.list_leases()
-        members = (await self._store.status()).members
-        names = {member.uid: member.name for member in members if not member.witness}
-        held = [lease for lease in leases.leases if lease.uid in names]
-        leases_by_name = {names[lease.uid]: lease for lease in held if not lease.resting}
-        special = {
-            names[lease.uid]: "fence" if lease.fenced else "idle" for lease in held if lease.fenced or lease.resting
-        }
-        nodes = [
-            pb.HaNode(
-                name=node_resource(name),
-                state=special[name] if name in special else str(status.node_status.get(name, "unknown")),
-                lease_age_seconds=leases_by_name[name].age_seconds if name in leases_by_name else -1.0,
-                fence_in_seconds=fence_in_s(leases_by_name.get(name)),
-                takeover_after_seconds=takeover_s(leases_by_name.get(name)),
-            )
-            for name in sorted(names.values())
-        ]
-        return pb.GetHaStatusResponse(
-            quorate=leases.quorate,
+    async def GetHaStatus(self, request: pb.GetHaStatusRequest, context: Any) -> pb.GetHaStatusResponse:
+        picture = await self._picture()
+        status, now = picture.view.status, time.time()
+        response = pb.GetHaStatusResponse(
+            quorate=picture.is_quorate,
             manager_node=node_resource(status.master_node) if status.master_node else "",
-            nodes=nodes,
-            resources=await self._resources(status),
+            nodes=[messages.node_message(picture, picture.view.nodes[name]) for name in sorted(picture.view.nodes)],
+            resources=await self._resources(picture),
+            disarm=messages.disarm_message(picture, now),
+            problems=problems_of(picture),
+        )
+        with suppress(ConfigError):  # then it is among the problems
+            response.profile.CopyFrom(messages.profile_message(picture.settings().profile, is_chosen=True))
+        return response
+
+    # Commands
+
+    async def MigrateHaResource(
+        self, request: pb.MigrateHaResourceRequest, context: Any
+    ) -> pb.MigrateHaResourceResponse:
+        text = ha_commands.move_text("migrate", request.sid, request.target_node)
+        return pb.MigrateHaResourceResponse(command=await self._give(text))
+
+    async def RelocateHaResource(
+        self, request: pb.RelocateHaResourceRequest, context: Any
+    ) -> pb.RelocateHaResourceResponse:
+        text = ha_commands.move_text("relocate", request.sid, request.target_node)
+        return pb.RelocateHaResourceResponse(command=await self._give(text))
+
+    async def StopHaResource(self, request: pb.StopHaResourceRequest, context: Any) -> pb.StopHaResourceResponse:
+        text = ha_commands.stop_text(request.sid, request.timeout_seconds)
+        return pb.StopHaResourceResponse(command=await self._give(text))
+
+    async def SetHaMaintenance(self, request: pb.SetHaMaintenanceRequest, context: Any) -> pb.SetHaMaintenanceResponse:
+        text = ha_commands.maintenance_text(request.node, is_enabled=request.enabled)
+        return pb.SetHaMaintenanceResponse(command=await self._give(text))
+
+    async def DisarmHa(self, request: pb.DisarmHaRequest, context: Any) -> pb.DisarmHaResponse:
+        text = ha_commands.disarm_text(request.mode or ha_commands.MODES[0], request.for_seconds)
+        return pb.DisarmHaResponse(command=await self._give(text))
+
+    async def ArmHa(self, request: pb.ArmHaRequest, context: Any) -> pb.ArmHaResponse:
+        return pb.ArmHaResponse(command=await self._give(ha_commands.arm_text()))
+
+    async def GetHaCommand(self, request: pb.GetHaCommandRequest, context: Any) -> pb.GetHaCommandResponse:
+        asked = await ha_commands.look(self._store, request.id)
+        return pb.GetHaCommandResponse(command=messages.command_message(asked))
+
+    # Rules
+
+    async def ListHaRules(self, request: pb.ListHaRulesRequest, context: Any) -> pb.ListHaRulesResponse:
+        file = await ha_rules.RulesFile.load(self._store)
+        compiled = ha_rules.compiled(file.rules, await self._node_names())
+        view = (await self._picture()).view
+        return pb.ListHaRulesResponse(
+            rules=[messages.rule_message(rule) for rule in file.rules],
+            conflicts=[messages.conflict_message(conflict) for conflict in compiled.conflicts],
+            problems=[str(problem) for problem in file.rules.problems],
+            remarks=view.rules.remarks,
         )
 
+    async def AddHaRule(self, request: pb.AddHaRuleRequest, context: Any) -> pb.AddHaRuleResponse:
+        rule = messages.rule_of(request.rule)
+        await ha_rules.change(
+            self._store,
+            ha_rules.added(rule),
+            await self._node_names(),
+            reason=f"HA: add rule {rule.id}",
+            is_dry_run=request.dry_run,
+        )
+        return pb.AddHaRuleResponse(rule=messages.rule_message(rule))
+
+    async def ReplaceHaRule(self, request: pb.ReplaceHaRuleRequest, context: Any) -> pb.ReplaceHaRuleResponse:
+        rule = messages.rule_of(request.rule)
+        reason = f"HA: change rule {rule.id}"
+        await ha_rules.change(self._store, ha_rules.replaced(rule), await self._node_names(), reason=reason)
+        return pb.ReplaceHaRuleResponse(rule=messages.rule_message(rule))
+
+    async def RemoveHaRule(self, request: pb.RemoveHaRuleRequest, context: Any) -> pb.RemoveHaRuleResponse:
+        reason = f"HA: remove rule {request.id}"
+        await ha_rules.change(self._store, ha_rules.removed(request.id), await self._node_names(), reason=reason)
+        return pb.RemoveHaRuleResponse()
+
+    # Profiles
+
+    async def ListHaProfiles(self, request: pb.ListHaProfilesRequest, context: Any) -> pb.ListHaProfilesResponse:
+        found, chosen = await profiles(self._store)
+        return pb.ListHaProfilesResponse(
+            profiles=[messages.profile_message(one, is_chosen=one.name == chosen) for one in found]
+        )
+
+    async def SetHaProfile(self, request: pb.SetHaProfileRequest, context: Any) -> pb.SetHaProfileResponse:
+        profile = await choose_profile(self._store, request.name, request.watchdog_seconds)
+        return pb.SetHaProfileResponse(profile=messages.profile_message(profile, is_chosen=True))
+
+    # What would be
+
+    async def SimulateHa(self, request: pb.SimulateHaRequest, context: Any) -> pb.SimulateHaResponse:
+        picture = await self._picture()
+        killed = frozenset(picture.node(name, field="killed_nodes") for name in request.killed_nodes)
+        if not killed:
+            raise InvalidInput("name the nodes that die", field="killed_nodes", remedy="kvorum ha simulate --kill n2")
+        unmanaged = foresight.unmanaged(picture.view, killed)
+        if not picture.keeps_quorum_without(killed):
+            return pb.SimulateHaResponse(keeps_quorum=False, starts_after_seconds=-1.0, unmanaged=unmanaged)
+        outcomes = await asyncio.to_thread(foresight.if_killed, picture.view, killed, time.time())
+        return pb.SimulateHaResponse(
+            keeps_quorum=True,
+            outcomes=[messages.outcome_message(outcome) for outcome in outcomes],
+            starts_after_seconds=foresight.starts_after_s(picture.view, killed),
+            unmanaged=unmanaged,
+        )
+
+    async def PlanHaMaintenance(
+        self, request: pb.PlanHaMaintenanceRequest, context: Any
+    ) -> pb.PlanHaMaintenanceResponse:
+        picture = await self._picture()
+        node: NodeName = picture.node(request.node)
+        plan = await asyncio.to_thread(foresight.if_drained, picture.view, node, time.time())
+        if isinstance(plan, foresight.Refusal):
+            raise Refused(f"{node} cannot be put into maintenance: {plan.cause}", remedy="'kvorum ha status' says more")
+        return pb.PlanHaMaintenanceResponse(
+            outcomes=[messages.outcome_message(outcome) for outcome in plan],
+            unmanaged=foresight.unmanaged(picture.view, (node,)),
+        )
+
+    async def ExplainHaResource(
+        self, request: pb.ExplainHaResourceRequest, context: Any
+    ) -> pb.ExplainHaResourceResponse:
+        parse_sid(request.sid)
+        picture = await self._picture()
+        resource = next((one for one in await self._resources(picture) if one.sid == request.sid), None)
+        if resource is None:
+            raise NotFound(f"{request.sid} is not managed by HA", remedy=f"add it with 'kvorum ha add {request.sid}'")
+        told = await asyncio.to_thread(ha_explain.tell, picture, Sid(request.sid), time.time())
+        return pb.ExplainHaResourceResponse(
+            resource=resource, placement=told.placement, if_lost=told.if_lost, fence_in_seconds=told.fence_in_s
+        )
+
+    async def ListHaRecords(self, request: pb.ListHaRecordsRequest, context: Any) -> pb.ListHaRecordsResponse:
+        picture = await self._picture()
+        names = [picture.node(request.node)] if request.node else sorted(picture.view.nodes)
+        return pb.ListHaRecordsResponse(
+            records=messages.record_messages(picture, names),
+            silent_nodes=[node_resource(name) for name in names if name not in picture.keepers],
+        )
+
+    async def _picture(self) -> Picture:
+        return await self._painter.paint(self._identity())
+
+    async def _give(self, text: str) -> pb.HaCommand:
+        return messages.command_message(await ha_commands.give(self._store, text))
+
+    async def _node_names(self) -> list[NodeName]:
+        members = (await self._client.status()).members
+        return sorted(NodeName(member.name) for member in members if not member.witness)
+
     async def _resource(self, sid: str) -> pb.HaResource:
-        return next(resource for resource in await self._resources() if resource.sid == sid)
+        return next(one for one in await self._resources(await self._picture()) if one.sid == sid)
 
-    async def _resources(self, status: ManagerStatus | None = None) -> list[pb.HaResource]:
+    async def _resources(self, picture: Picture) -> list[pb.HaResource]:
+        """Those of the file as it is now: a change that was just made is in it."""
         found = await HaResources.load(self._store)
-        status = status or await self._manager_status()
-        places = {file.sid: file.node for file in await self._inventory.all()}
+        places, services = messages.places_of(picture), picture.view.status.service_status
+        sections = sorted((sid_of(section), section) for section in found.config)
+        now = time.time()
         return [
-            to_message(section, status.service_status.get(sid), places.get(sid, ""))  # type: ignore[call-overload]
-            for sid, section in sorted((ha_resources.sid_of(section), section) for section in found.config)
+            messages.resource_message(section, services.get(sid), places.get(sid, ""), now) for sid, section in sections
         ]
-
-    async def _manager_status(self) -> ManagerStatus:
-        """An empty one while no manager has written any."""
-        try:
-            return parse_manager_status((await self._store.get(MANAGER_STATUS)).content)
-        except NotFound:
-            return ManagerStatus()
-
-
-def to_message(section: Section, service: Service | None, place: str) -> pb.HaResource:
-    """`place`: the node that owns the guest's file, empty when there is no such guest."""
-    resource = pb.HaResource(
-        sid=ha_resources.sid_of(section),
-        request_state=_REQUESTS.get(ha_resources.request_state(section), pb.HA_REQUEST_STATE_UNSPECIFIED),
-        comment=section.get("comment", ""),
-        node=node_resource(place) if place else "",
-    )
-    if service is not None:
-        resource.state = service.state
-        resource.cause = service.cause
-    elif not place:
-        resource.cause = "there is no such guest"
-    return resource
-
-
-def fence_in_s(lease: replica_pb2.Lease | None) -> float:
-    """When guests of that node may start elsewhere, from now; negative while its lease is fresh or was never taken."""
-    if lease is None or lease.age_seconds < lease.terms.pause_after_ms / 1000:
-        return -1.0
-    return max(0.0, takeover_s(lease) - lease.age_seconds)
-
-
-def takeover_s(lease: replica_pb2.Lease | None) -> float:
-    """T, as the node itself put it into its lease."""
-    return lease.terms.takeover_after_ms / 1000 if lease is not None else -1.0
-
-
-def _state_of(value: int) -> str | None:
-    return next((state for state, number in _REQUESTS.items() if number == value), None)

@@ -1,9 +1,21 @@
-"""`kvorum ha`: what is kept running when nodes die."""
+"""`kvorum ha`: what is kept running when nodes die. The verbs for resources; the others join from their modules."""
+
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from kvorum.cli.output import output_option, print_fields, print_json, print_table, short
+from kvorum.cli import ha_moves, ha_rule, ha_status, ha_whole, ha_why, live_names
+from kvorum.cli.output import output_option, print_json
 from kvorum.cli.session import Session
+from kvorum.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from kvorum.v1 import ha_pb2 as pb
+
+STATES = ("started", "stopped", "disabled", "ignored")
+
+state_type = click.Choice(STATES)
+tries_type = click.IntRange(0, 10)
 
 
 @click.group()
@@ -12,28 +24,55 @@ def ha() -> None:
 
     \b
     Examples:
-      kvorum ha add vm:100
-      kvorum ha status
+      kvorum ha add vm:100                    keep it running, wherever
+      kvorum ha status                        nodes, resources, what is wrong
+      kvorum ha explain vm:100                why it is there, and what if its node dies
+      kvorum ha simulate --kill n2            what would start where
+      kvorum ha maintenance enable n2         empty a node
+      kvorum ha disarm --for 30m              before work on the network
     """
+
+
+def request_state(word: str) -> "pb.HaRequestState.ValueType":
+    from kvorum.v1 import ha_pb2 as pb
+
+    return pb.HaRequestState.Value(f"HA_REQUEST_STATE_{word.upper()}")
 
 
 @ha.command()
-@click.argument("sid")
-@click.option("--state", type=click.Choice(["started", "stopped"]), default="started", show_default=True)
+@click.argument("sid", shell_complete=live_names.guests)
+@click.option("--state", type=state_type, default="started", show_default=True, help="What is asked for.")
+@click.option("--max-restart", type=tries_type, default=None, help="Tries on one node before another one. Default: 1.")
+@click.option("--max-relocate", type=tries_type, default=None, help="Other nodes to try. Default: 1.")
+@click.option("--failback/--no-failback", default=None, help="Go back to a better node by itself. Default: yes.")
 @click.option("--comment", default="")
 @output_option
 @click.pass_obj
-def add(session: Session, sid: str, state: str, comment: str, output: str) -> None:
+def add(
+    session: Session,
+    sid: str,
+    state: str,
+    max_restart: int | None,
+    max_relocate: int | None,
+    failback: bool | None,
+    comment: str,
+    output: str,
+) -> None:
     """Put guest SID (vm:100, ct:101) under HA.
 
     \b
-    Example:
-      kvorum ha add ct:101 --state stopped
+    Examples:
+      kvorum ha add vm:100
+      kvorum ha add ct:101 --state stopped --max-relocate 2 --comment "the mail server"
     """
-    from kvorum.v1 import ha_pb2 as pb
-
-    wanted = pb.HaRequestState.Value(f"HA_REQUEST_STATE_{state.upper()}")
-    resource = session.client.ha.add(sid, state=wanted, comment=comment)
+    resource = session.client.ha.add(
+        sid,
+        state=request_state(state),
+        comment=comment,
+        max_restart=max_restart,
+        max_relocate=max_relocate,
+        failback=failback,
+    )
     if output == "json":
         print_json(resource)
     else:
@@ -41,67 +80,69 @@ def add(session: Session, sid: str, state: str, comment: str, output: str) -> No
 
 
 @ha.command("set")
-@click.argument("sid")
-@click.option("--state", type=click.Choice(["started", "stopped"]), required=True)
+@click.argument("sid", shell_complete=live_names.resources)
+@click.option("--state", type=state_type, default=None, help="What is asked for; disabled also forgets an error.")
+@click.option("--max-restart", type=tries_type, default=None, help="Tries on one node before another one.")
+@click.option("--max-relocate", type=tries_type, default=None, help="Other nodes to try.")
+@click.option("--failback/--no-failback", default=None, help="Go back to a better node by itself.")
+@click.option("--comment", default=None, help="An empty one removes it.")
+@output_option
 @click.pass_obj
-def set_state(session: Session, sid: str, state: str) -> None:
-    """Change what is requested of SID.
+def set_resource(
+    session: Session,
+    sid: str,
+    state: str | None,
+    max_restart: int | None,
+    max_relocate: int | None,
+    failback: bool | None,
+    comment: str | None,
+    output: str,
+) -> None:
+    """Change what is requested of SID; what is not given stays.
 
     \b
-    Example:
+    Examples:
       kvorum ha set vm:100 --state stopped
+      kvorum ha set vm:100 --max-restart 3 --no-failback
+      kvorum ha set vm:100 --state disabled      gives up what went wrong
     """
-    from kvorum.v1 import ha_pb2 as pb
-
-    session.client.ha.set_state(sid, pb.HaRequestState.Value(f"HA_REQUEST_STATE_{state.upper()}"))
-    click.echo(f"{sid} is requested {state}")
+    if all(value is None for value in (state, max_restart, max_relocate, failback, comment)):
+        raise InvalidInput("there is nothing to change", remedy="give --state or another option; --help lists them")
+    resource = session.client.ha.update(
+        sid,
+        state=request_state(state or "unspecified"),
+        comment=comment,
+        max_restart=max_restart,
+        max_relocate=max_relocate,
+        failback=failback,
+    )
+    if output == "json":
+        print_json(resource)
+    elif state is not None:
+        click.echo(f"{sid} is requested {state}")
+    else:
+        click.echo(f"{sid} is changed")
 
 
 @ha.command()
-@click.argument("sid")
+@click.argument("sid", shell_complete=live_names.resources)
 @click.pass_obj
 def remove(session: Session, sid: str) -> None:
-    """Take SID out of HA; the guest is left as it is."""
+    """Take SID out of HA; the guest is left as it is.
+
+    \b
+    Example:
+      kvorum ha remove vm:100
+    """
     session.client.ha.remove(sid)
     click.echo(f"{sid} is no longer under HA")
 
 
-@ha.command()
-@output_option
-@click.pass_obj
-def status(session: Session, output: str) -> None:
-    """The manager, the nodes' leases, and every resource with its cause."""
-    state = session.client.ha.status()
-    if output == "json":
-        print_json(state)
-        return
-    print_fields({"quorum": "yes" if state.quorate else "NO", "manager": short(state.manager_node)})
-    click.echo()
-    nodes = [
-        {
-            "node": short(node.name),
-            "state": node.state,
-            "lease age": node.lease_age_seconds,
-            "fence in": node.fence_in_seconds if node.fence_in_seconds >= 0 else "",
-        }
-        for node in state.nodes
-    ]
-    print_table(nodes, columns=("node", "state", "lease age", "fence in"))
-    click.echo()
-    print_table(
-        [resource_row(resource) for resource in state.resources], columns=("sid", "requested", "state", "node", "cause")
-    )
-
-
-def resource_row(resource: object) -> dict[str, object]:
-    from kvorum.cli.output import as_json
-
-    fields = as_json(resource)
-    assert isinstance(fields, dict)
-    return {
-        "sid": fields["sid"],
-        "requested": fields["request_state"].removeprefix("HA_REQUEST_STATE_").lower(),
-        "state": fields["state"],
-        "node": short(fields["node"]),
-        "cause": fields["cause"],
-    }
+for command in (
+    *ha_status.COMMANDS,
+    *ha_moves.COMMANDS,
+    *ha_rule.COMMANDS,
+    *ha_whole.COMMANDS,
+    *ha_why.COMMANDS,
+):
+    ha.add_command(command)
