@@ -68,6 +68,10 @@ class Replication(Elections):
         if index > self.raftCommitIndex and self.log.term_at(index) == self.raftCurrentTerm:
             self.log.setRaftCommitIndex(index)
             self._SyncObj__raftCommitIndex = index
+            if not self._commands and self.log.last_index == self._replicated_index:
+                # Nothing will go out with it: told before it is applied and answered here, so that whoever hears of the answer
+                # and looks on another node finds it there.
+                self._replicate()
 
     def _replicate(self) -> None:
         now = self._now()
