@@ -58,6 +58,9 @@ class Replication(Elections):
             sending.close()
         self._sendings.clear()
         self._acks.clear()
+        if new == LEADER:
+            # What an earlier leader took of ours and lost is in no log any more; there may be no other entry to show it.
+            self._fail_absent()
 
     def _advance_commit(self) -> None:
         """The newest entry that a majority has, if it is of this term. pysyncobj's own loop comes to the same, by one entry after
