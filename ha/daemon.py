@@ -17,10 +17,12 @@ from kvorum.node import Identity
 
 from . import lrm, manager
 from .acts import Acts
+from .balance import History
 from .black_box import BlackBox
 from .endings import Endings
 from .hands import Hands
 from .lease_state import boottime
+from .loads import Loads
 from .mirror import Mirror
 from .status import MANAGER_STATUS, LrmStatus, ManagerStatus, lrm_status_path, render
 from .world import Absences, KeeperFiles, Parsed, Reading, local_view, manager_view, read_profile, read_store
@@ -53,6 +55,8 @@ class Rounds:
         self._acts = Acts(store)
         self._endings = Endings(self._wake.set)
         self._quiet = manager.Quiet()
+        self._history = History()
+        self._loads = Loads(store)
         self._is_manager = False
         self._is_settled = False
         self._shutdown: lrm.Shutdown | None = None
@@ -129,13 +133,16 @@ class Rounds:
             log.info("this node is %s", "the manager now" if self._is_manager else "no longer the manager")
         if not self._is_manager:
             return
+        await self._loads.refresh(boottime())
         view = manager_view(reading, self._identity, self._parsed, self._absences, now=boottime())
+        view = self._loads.added_to(view, self._history)
         if self._quiet.is_same(view, reading.revision, time.time()):
             return
         decision = manager.decide(view, time.time())
         if decision.status is not None and not await self._write_status(decision.status, view.status_version):
             self._wake.set()
             return
+        self._history = decision.history
         for line in decision.journal:
             log.info("%s", line)
         for action in decision.actions:

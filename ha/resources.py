@@ -20,6 +20,7 @@ RESOURCES_CFG = "ha/resources.cfg"
 TYPES = ("vm", "ct")
 # Proxmox VE's limits: as many as anybody can mean.
 MAX_TRIES = 10
+MAX_PRIORITY = 1000
 
 
 class Request(StrEnum):
@@ -47,6 +48,8 @@ class Resource:
     max_relocate: int = 1
     # Goes back to a better node by itself once there is one.
     failback: bool = True
+    # Ours: the higher, the earlier it gets the room that is left when a node dies.
+    priority: int = 0
     comment: str = ""
 
     @property
@@ -81,6 +84,7 @@ def parse_resources(text: str, path: str = RESOURCES_CFG) -> Mapping[Sid, Resour
                 max_restart=max(0, section.get_int("max_restart", 1)),
                 max_relocate=max(0, section.get_int("max_relocate", 1)),
                 failback=section.get_bool("failback", True),
+                priority=section.get_int("priority", 0),
                 comment=section.get("comment", ""),
             )
         except InvalidInput as error:
@@ -138,6 +142,8 @@ def check_entries(entries: Mapping[str, str]) -> Mapping[str, str]:
                 parse_request(value)
             case "max_restart" | "max_relocate":
                 parse_int(value, field=key, minimum=0, maximum=MAX_TRIES)
+            case "priority":
+                parse_int(value, field=key, minimum=-MAX_PRIORITY, maximum=MAX_PRIORITY)
             case "failback":
                 parse_bool(value, field=key)
     return entries

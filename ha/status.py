@@ -87,6 +87,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     incarnation: int
     # Why it is in this state, in a sentence.
     cause: str = ""
+    # What was wanted when resources.cfg could be read the last time.
+    request: str = "started"
     # Where it goes: migrate, relocate and recovery.
     target: str = ""
     # The order's verb and its argument, as in Proxmox VE. A `migrate` without one follows a file that has moved already.

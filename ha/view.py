@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from kvorum.errors import InvalidInput
 from kvorum.ids import NodeName, NodeUid, Sid, parse_sid
 
+from .balance import History
 from .leases import Lease
 from .load import Demand, Use
 from .options import Options
@@ -76,6 +77,8 @@ class View:
     # What operators ask for, in the order of their ids.
     commands: tuple[Command, ...] = ()
     rules: Compiled = field(default_factory=Compiled)
+    # What this manager remembers of its own balancing; nothing but its pace hangs on it.
+    history: History = field(default_factory=History)
     options: Options = field(default_factory=Options)
 
 

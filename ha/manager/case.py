@@ -68,12 +68,21 @@ class Case:
             return False
         return node.lrm.incarnation == node.lease.incarnation and self.placing.guards(node.name, self.sid)
 
+    def is_open(self, name: str) -> bool:
+        """Ready, and it takes guests."""
+        return self.is_ready(name) and self.mode(name) is Mode.active
+
     def is_of_this_life(self, service: Service) -> bool:
         lease = self.lease(service.node)
         return lease is not None and lease.incarnation == service.incarnation
 
     def mode(self, name: str) -> Mode:
         return self.placing.mode(name)
+
+    def is_resting(self, name: str) -> bool:
+        """It gave its lease back, or never had one: its silence means nothing."""
+        lease = self.lease(name)
+        return self.node(name) is not None and (lease is None or lease.is_resting)
 
     def is_overdue(self, name: str) -> bool:
         """Its lease, of whichever incarnation, is over or may be fenced now."""
@@ -214,9 +223,15 @@ class Case:
 
     def explain_rest(self, service: Service) -> Service:
         """Its silence means nothing, and a fence would prove nothing: the guest was not guarded there."""
+        lease = self.lease(service.node)
+        why = (
+            "gave its lease back when it had nothing to guard, and"
+            if lease is not None
+            else "has never had a lease, and"
+        )
         return self.explain(
             service,
-            f"{service.node} gave its lease back when it had nothing to guard, and has not taken a new one; "
+            f"{service.node} {why} has not taken a new one; "
             f"if that lasts, make sure that {service.node} is off and remove it from the cluster",
             Remedy.wait,
             Remedy.remove_node,

@@ -256,5 +256,5 @@ def actions(view: View, services: Mapping[str, Service], resources: Mapping[Sid,
         resource = resources.get(Sid(sid))
         is_committed = is_stopping(service) and view.status.service_status.get(sid) == service
         if is_committed and resource is not None and resource.wants_running and view.resources is not None:
-            found.append(RequestStopped(Sid(sid), service.command))
+            found.append(RequestStopped(Sid(sid)))
     return tuple(found)

@@ -3,8 +3,9 @@
 Each action says by which version it is guarded. Nothing here is performed; `ha.daemon` does that, `ha.sim` plays it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from ha.balance import History
 from ha.status import ManagerStatus
 from kvorum.ids import NodeName, NodeUid, Sid
 
@@ -40,7 +41,6 @@ class RequestStopped:
     """Writes into resources.cfg what an operator's `stop` means. Does nothing if somebody has done so."""
 
     sid: Sid
-    command: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +62,5 @@ class Decision:
     status: ManagerStatus | None
     actions: tuple[Action, ...] = ()
     journal: tuple[str, ...] = ()
+    # For the view of the next round.
+    history: History = field(default_factory=History)

@@ -109,7 +109,7 @@ def migrate(case: Case, service: Service) -> Service:
         return case.order_release(service, place)
     if case.is_lost(service):
         return case.turn(service, State.fence, case.silence(service), remedies=(Remedy.wait,))
-    return service
+    return case.explain_rest(service) if case.is_resting(service.node) else service
 
 
 def _under_way(case: Case, service: Service) -> Service:
@@ -124,7 +124,7 @@ def _under_way(case: Case, service: Service) -> Service:
     if result is not None and result.exit_code != 0:
         entry = failed(case, service)
         return case.order_as_requested(entry, f"it stays on {service.node}: {result.cause or 'the migration failed'}")
-    return service
+    return case.explain_rest(service) if case.is_resting(service.node) else service
 
 
 def failed(case: Case, service: Service) -> Service:
@@ -140,8 +140,11 @@ def relocate(case: Case, service: Service) -> Service:
     if how := case.released(service):
         if place != service.node:
             entry = msgspec.structs.replace(service, moves_failed=0, move_after=0)
+            if case.wants_running(service) and not case.placing.is_allowed(case.sid, place):
+                # Who is there by now must not have it: from `stopped` it goes on to where it may be.
+                return case.order_stop(entry, f"its config file lies on {place}, where it may not run", node=place)
             return case.order_as_requested(entry, f"its config file lies on {place}, and {how}", node=place)
-        if case.is_ready(service.target) and case.mode(service.target) is Mode.active:
+        if case.is_open(service.target):
             return case.explain(service, f"it stopped on {service.node} and moves to {service.target}", Remedy.wait)
         where = f"; {service.target} cannot take it any more" if service.target else ""
         return case.turn(service, State.recovery, f"it stopped on {service.node}{where}")
@@ -151,7 +154,7 @@ def relocate(case: Case, service: Service) -> Service:
         return case.order_as_requested(
             service, f"{service.node} is back in a new life; the relocation ended with the old"
         )
-    return service
+    return case.explain_rest(service) if case.is_resting(service.node) else service
 
 
 def _waits(case: Case, service: Service, what: str) -> Service | None:

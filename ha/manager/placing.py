@@ -6,6 +6,7 @@ it is first asked: most rounds choose nothing.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 
 from ha.leases import is_fresh
@@ -126,6 +127,10 @@ class Placing:
         }
         demands = {sid: config.demand for sid, config in view.configs.items() if sid in entries}
         return Situation(nodes, entries, view.rules, demands, view.options.policy)
+
+    def situation_now(self) -> Situation:
+        """With all that was decided in this round."""
+        return replace(self.situation, placed=dict(self._board.placed))
 
     @cached_property
     def _board(self) -> Board:

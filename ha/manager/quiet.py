@@ -14,6 +14,8 @@ from .nodes import GONE_S
 
 # A look at everything now and then costs little, and mends what nobody thought of.
 LONGEST_S = 30.0
+# Loads change without a file; as often as they are told.
+BALANCE_S = 10.0
 
 
 @dataclass(slots=True)
@@ -29,7 +31,8 @@ class Quiet:
 
     def keep(self, view: View, revision: int, now: float) -> None:
         self._inputs = inputs(view, revision)
-        self._since, self._until = now, min(now + LONGEST_S, next_moment(view.status, now))
+        longest_s = BALANCE_S if view.options.budget.is_enabled else LONGEST_S
+        self._since, self._until = now, min(now + longest_s, next_moment(view.status, now))
 
 
 def inputs(view: View, revision: int) -> object:

@@ -13,7 +13,7 @@ from ha.status import ManagerStatus, Service, State
 from ha.view import View, config_path
 from kvorum.ids import Sid
 
-from . import arming, commands, nodes, states
+from . import arming, balancing, commands, nodes, states
 from .case import Case
 from .decision import Action, Decision, MoveConfig
 from .placing import Placing
@@ -33,6 +33,7 @@ def decide(view: View, now: float) -> Decision:
     desk = commands.Desk(view, resources, now, placing, dict(view.status.service_status))
     desk.take_all()
     services = _settle_all(view, now, resources, placing, desk.services)
+    services, history = balancing.even_out(view, now, resources, placing, services)
     disarm = desk.disarm
     if disarm == view.status.disarm:
         disarm = arming.follow(view, services, disarm, now)
@@ -50,6 +51,7 @@ def decide(view: View, now: float) -> Decision:
         status=msgspec.structs.replace(status, timestamp=int(now)) if is_changed else None,
         actions=_actions(view, services, resources, placing),
         journal=(*desk.journal, *_journal(view.status, status)),
+        history=history,
     )
 
 
@@ -57,7 +59,7 @@ def _settle_all(
     view: View, now: float, resources: Mapping[Sid, Resource], placing: Placing, held: Mapping[str, Service]
 ) -> dict[str, Service]:
     services: dict[str, Service] = {}
-    for sid in sorted({*resources, *(Sid(known) for known in held)}):
+    for sid in _in_order(resources, held):
         entry = held.get(sid)
         if sid in resources:
             service = states.settle(Case(view, resources[sid], now, placing), entry)
@@ -69,6 +71,12 @@ def _settle_all(
         if service is not entry:
             placing.put(sid, service)
     return services
+
+
+def _in_order(resources: Mapping[Sid, Resource], held: Mapping[str, Service]) -> list[Sid]:
+    """Who comes first gets the room that there is."""
+    every = {*resources, *(Sid(known) for known in held)}
+    return sorted(every, key=lambda sid: (-resources[sid].priority if sid in resources else 0, sid))
 
 
 def _resources(view: View) -> Mapping[Sid, Resource]:

@@ -26,6 +26,8 @@ def settle(case: Case, entry: Service | None) -> Service | None:
     if case.view.status.is_disarmed:
         return rest(case, entry) if entry is not None else None
     service = entry if entry is not None else _new(case)
+    if service.request != case.resource.request:
+        service = msgspec.structs.replace(service, request=str(case.resource.request))
     for _ in range(_MAX_STEPS):
         following = _next(case, service)
         if following == service:
@@ -85,7 +87,7 @@ def request_start(case: Case, service: Service) -> Service:
         if case.mode(service.node) is not Mode.active:
             return moving.drain(case, service)
         return case.order(service, State.started, f"{service.node} shall run it")
-    if lease is not None and lease.is_resting:
+    if lease is None or lease.is_resting:
         return case.explain_rest(service)
     return case.explain(
         service, f"{service.node} is not ready: it has no live lease, or does not guard it yet", Remedy.wait
@@ -131,20 +133,17 @@ def start_failed(case: Case, service: Service, result: Result) -> Service:
 
 
 def request_stop(case: Case, service: Service) -> Service:
+    # A start that is wanted meanwhile waits: only what is known to be stopped may be started anywhere.
     if how := case.released(service):
-        if case.wants_running(service):
-            return case.order_start(service, "start requested", node=case.place() or service.node)
         # The operator's stop stays until resources.cfg agrees.
         entry = case.turn(service, State.stopped, f"stop requested, and {how}")
         return msgspec.structs.replace(entry, cmd=service.cmd)
-    if case.wants_running(service):
-        return case.order_start(service, "start requested")
     if gone := case.elsewhere_or_lost(service):
         return gone
     lease = case.lease(service.node)
     if case.is_ready(service.node) and lease is not None and lease.incarnation != service.incarnation:
         return case.order_stop(service)
-    return case.explain_rest(service) if lease is not None and lease.is_resting else service
+    return case.explain_rest(service) if case.is_resting(service.node) else service
 
 
 def stopped(case: Case, service: Service) -> Service:
@@ -192,15 +191,15 @@ def recovery(case: Case, service: Service) -> Service:
     place = case.place()
     if not place:
         return case.explain(service, "its config file is gone", Remedy.disable)
-    # Moved already: by us, by the manager before us, or by a person. Or its node is back in a new life.
-    is_back = case.is_ready(place) and place not in service.failed_nodes and case.mode(place) is Mode.active
-    if place != service.node or is_back:
+    # Moved already: by us, by the manager before us, or by a person.
+    if place != service.node:
         return case.order_as_requested(service, f"its config file lies on {place}", node=place)
-    if service.target and case.is_ready(service.target) and case.mode(service.target) is Mode.active:
+    if service.target and case.is_open(service.target):
         return service
-    choice = case.choose(failed=service.failed_nodes, avoid=service.failed_nodes)
+    # Where its file lies is as good as any, should that node be back in a new life.
+    choice = case.choose(Preference.none, current=place, failed=service.failed_nodes)
     if not choice.node and service.failed_nodes:
-        choice = case.choose()
+        choice = case.choose(Preference.none, current=place)
     if not choice.node:
         if case.is_given_up:
             return case.turn(service, State.stopped, f"disabled, and {choice.why}")
@@ -226,6 +225,8 @@ def error(case: Case, service: Service) -> Service:
         # As in Proxmox VE: only `disabled` forgets what went wrong.
         return service
     if not case.is_waiting(service.retry_at, BACKOFF_MAX_S):
+        if case.released(service):
+            return case.turn(service, State.recovery, "it is tried again after a failure")
         return case.order_start(service, "it is tried again after a failure")
     return service
 
@@ -247,8 +248,8 @@ def freeze(case: Case, service: Service) -> Service:
 
 
 def request_of(service: Service) -> Request:
-    """While resources.cfg does not parse: what is wanted follows from what was decided last."""
-    return Request.stopped if service.state in (State.request_stop, State.stopped) else Request.started
+    """While resources.cfg does not parse: what it said before."""
+    return Request(service.request) if service.request in set(Request) else Request.stopped
 
 
 _STATES: Mapping[State, Callable[[Case, Service], Service]] = {

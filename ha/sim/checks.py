@@ -1,7 +1,9 @@
 """What must hold at every moment of a simulation, and what after it has healed. A broken rule raises Violation.
 
 The rules of safety, as the docs name them: S1, no guest runs on two nodes; S2, none starts without a live lease; S3, no
-lease is taken over before T. They look at the truth of the simulation, never at what a node believes.
+lease is taken over before T; S7, none starts but where its order is; S9, no move begins from or to a node that is being
+fenced; S11, no decision breaks a strict rule; S13, what shall not run does not start; S16, no fence while HA is
+disarmed. They look at the truth of the simulation, never at what a node believes.
 """
 
 from collections.abc import Mapping
@@ -10,13 +12,17 @@ from typing import cast
 
 from ha.leases import DEFAULT
 from ha.resources import RESOURCES_CFG, Request, Resource
-from ha.status import MANAGER_STATUS, ManagerStatus, Service, State
-from ha.view import parse_config_path
+from ha.rules import Affinity, NodeAffinity, ResourceAffinity, Rules
+from ha.status import MANAGER_STATUS, AnswerState, DisarmState, ManagerStatus, NodeState, Remedy, Service, State
+from ha.view import COMMANDS_DIR, parse_config_path
 from kvorum.ids import Sid
 
 from .host import Host
-from .store import Answer, Command, Done, Fence, File, Store
+from .store import Answer, Command, Done, Fence, File, Store, Write
 from .timeline import Timeline
+
+# A node that was cut off may follow an old wish as long as its lease may live, and that is a little more.
+FORGIVEN_S = 60.0
 
 
 class Violation(Exception):
@@ -33,6 +39,11 @@ class Checks:
     starts: int = 0
     fences: int = 0
     fenced: set[tuple[str, int]] = field(default_factory=set)
+    migrations: int = 0
+    rules: Rules = field(default_factory=Rules)
+    # Since when a resource shall not run, or is none.
+    unwanted_since: dict[str, float] = field(default_factory=dict)
+    status: ManagerStatus = field(default_factory=ManagerStatus)
 
     def tell(self, line: str) -> None:
         self.story.append(f"{self.timeline.now:8.3f}  {line}")
@@ -55,10 +66,42 @@ class Checks:
             self.fail(f"S2: {host.name} started {sid} under lease {incarnation}, but the log says {lease}")
         if host.keeper is not None and sid not in host.keeper.sids:
             self.fail(f"S2: {host.name} started {sid}, which its keeper does not guard")
+        entry = self.status.service_status.get(sid)
+        if entry is not None and entry.node != host.name:
+            self.fail(f"S7: {host.name} started {sid}, but its order is {entry.state}@{entry.node}")
+        since = self.unwanted_since.get(sid)
+        if since is not None and self.timeline.now - since > FORGIVEN_S:
+            self.fail(
+                f"S13: {host.name} started {sid}, which has not been wanted for {self.timeline.now - since:.0f} s"
+            )
+
+    def guest_arrived(self, host: Host, sid: str) -> None:
+        self.migrations += 1
+        if host.keeper is not None and sid not in host.keeper.sids:
+            self.fail(f"S2: {host.name} resumed {sid}, which its keeper does not guard")
+
+    def guest_touched(self, host: Host, sid: str) -> None:
+        """A stop or a move by HA."""
+        resource = self._resources().get(Sid(sid))
+        since = self.unwanted_since.get(sid)
+        is_ignored = resource is not None and resource.request is Request.ignored
+        if is_ignored and since is not None and self.timeline.now - since > FORGIVEN_S and sid not in self.services():
+            self.fail(f"S13: {host.name} touched {sid}, which is to be ignored")
 
     def committed(self, command: Command, answer: Answer) -> None:
-        if not isinstance(command, Fence) or not isinstance(answer, Done):
+        if not isinstance(answer, Done):
             return
+        match command:
+            case Fence():
+                self._fenced(command)
+            case Write(path=path) if path == MANAGER_STATUS:
+                after = cast(ManagerStatus, command.content)
+                self._decided(self.status, after)
+                self.status = after
+            case Write(path=path) if path == RESOURCES_CFG and isinstance(command.content, dict):
+                self._wanted(command.content)
+
+    def _fenced(self, command: Fence) -> None:
         self.fences += 1
         self.fenced.add((command.node, command.incarnation))
         assert self.store is not None
@@ -66,46 +109,113 @@ class Checks:
         takeover_s = self.store.truth.leases[command.node].terms.takeover_after_s
         if age_s < takeover_s * (1 - DEFAULT.drift):
             self.fail(f"S3: {command.node} was fenced {age_s:.2f} s after its last renewal, T is {takeover_s:.2f} s")
+        if self._is_disarmed():
+            self.fail(f"S16: {command.node} was fenced while HA is disarmed")
+
+    def _wanted(self, resources: Mapping[Sid, Resource]) -> None:
+        known = {parse[0] for path in self._files() if (parse := parse_config_path(path))}
+        unwanted = {sid for sid in known if sid not in resources or not resources[sid].wants_running}
+        self.unwanted_since = {sid: self.unwanted_since.get(sid, self.timeline.now) for sid in sorted(unwanted)}
+
+    def _decided(self, before: ManagerStatus, after: ManagerStatus) -> None:
+        fencing = {name for name, state in after.node_status.items() if state is NodeState.fence}
+        for sid, service in after.service_status.items():
+            if before.service_status.get(sid) == service:
+                continue
+            is_new_move = service.cmd[:1] in (("migrate",), ("relocate",)) or service.state is State.recovery
+            held = before.service_status.get(sid)
+            if not is_new_move or not service.target or (held is not None and held.target == service.target):
+                continue
+            if service.cmd and fencing & {service.node, service.target}:
+                self.fail(f"S9: {sid} moves from {service.node} to {service.target}, but {sorted(fencing)} are fenced")
+            if self._is_disarmed():
+                self.fail(f"S16: {sid} is sent to {service.target} while HA is disarmed")
+            self._keeps_rules(sid, service, after)
+
+    def _keeps_rules(self, sid: str, service: Service, after: ManagerStatus) -> None:
+        resource = self._resources().get(Sid(sid))
+        if resource is None or not resource.wants_running:
+            return
+        for rule in self.rules:
+            if not rule.is_strict or sid not in rule.resources:
+                continue
+            if isinstance(rule, NodeAffinity) and service.target not in rule.nodes:
+                self.fail(f"S11: {sid} is sent to {service.target}, against {rule.id}")
+            if isinstance(rule, ResourceAffinity) and rule.affinity is Affinity.negative:
+                for other in sorted(rule.resources - {sid}):
+                    held = after.service_status.get(other)
+                    if held is None or held.state in (State.stopped, State.error) or other not in self._resources():
+                        continue
+                    places = {held.target} if held.state is State.recovery else {held.node, held.target}
+                    if service.target in places:
+                        self.fail(f"S11: {sid} is sent to {service.target}, where {other} is, against {rule.id}")
 
     def services(self) -> Mapping[str, Service]:
         """The manager's entries, as committed."""
         assert self.store is not None
         return cast(ManagerStatus, _content(self.store.truth.files, MANAGER_STATUS) or ManagerStatus()).service_status
 
+    def _is_disarmed(self) -> bool:
+        return self.status.disarm is not None and self.status.disarm.state is DisarmState.disarmed
+
+    def _files(self) -> Mapping[str, File]:
+        assert self.store is not None
+        return self.store.truth.files
+
+    def _resources(self) -> Mapping[Sid, Resource]:
+        content = _content(self._files(), RESOURCES_CFG)
+        return cast("dict[Sid, Resource]", content) if isinstance(content, dict) else {}
+
     def unsettled(self, away: str = "") -> list[str]:
         """What still keeps the cluster from rest; empty when every guest is where it shall be. `away`: a dead node."""
-        assert self.store is not None
-        files = self.store.truth.files
-        resources = cast("dict[Sid, Resource]", _content(files, RESOURCES_CFG) or {})
-        services = self.services()
-        places = {found[0]: found[1] for path in files if (found := parse_config_path(path))}
-        found_ = [
+        resources, services = self._resources(), self.services()
+        managed = {sid for sid, resource in resources.items() if resource.request is not Request.ignored}
+        found = [
             f"{sid} is no resource any more"
             for sid, service in services.items()
-            if sid not in resources and service.node != away
+            if sid not in managed and service.node != away
         ]
-        for sid, resource in resources.items():
-            service = services.get(sid)
-            running = [name for name, host in self.hosts.items() if host.is_running(sid)]
-            if sid not in places:
-                # Its creation was lost on the way; there is no such guest.
-                continue
-            if service is None:
-                found_.append(f"{sid} is unknown to the manager")
-            elif service.state is State.fence and service.node == away:
-                # It was never acknowledged there: a person has to say that the node is off. Explained, not forgotten.
-                if "never confirmed" not in service.cause:
-                    found_.append(f"{sid} waits for {away} without a reason: {service.cause}")
-            elif service.node == away and (held := self.store.truth.leases.get(away)) is not None and held.is_resting:
-                # Likewise: it went to rest without guarding this guest, and never woke.
-                if "gave its lease back" not in service.cause:
-                    found_.append(f"{sid} waits for {away} without a reason: {service.cause}")
-            elif resource.request is Request.started:
-                if service.state is not State.started or not service.running or running != [places[sid]]:
-                    found_.append(f"{sid} is {service.state}@{service.node}, runs on {running} ({service.cause})")
-            elif service.state is not State.stopped or running:
-                found_.append(f"{sid} is {service.state}@{service.node}, runs on {running} ({service.cause})")
-        return found_
+        if self.status.disarm is not None:
+            found.append(f"HA is {self.status.disarm.state}: {self.status.disarm.cause}")
+        found += [f"command {path} is not answered" for path in self._files() if path.startswith(f"{COMMANDS_DIR}/")]
+        found += [
+            f"command {id_} has no outcome: {answer.command}"
+            for id_, answer in self.status.answers.items()
+            if answer.state is AnswerState.accepted and services[answer.sid].node != away
+        ]
+        places = {place[0]: place[1] for path in self._files() if (place := parse_config_path(path))}
+        for sid in sorted(managed):
+            # Without a place its creation was lost on the way: there is no such guest.
+            if sid in places and (why := self._unsettled(sid, resources[sid], services.get(sid), places[sid], away)):
+                found.append(why)
+        return found
+
+    def _unsettled(self, sid: Sid, resource: Resource, service: Service | None, place: str, away: str) -> str:
+        if service is None:
+            return f"{sid} is unknown to the manager"
+        assert self.store is not None
+        running = [name for name, host in self.hosts.items() if host.is_running(sid)]
+        told = f"{sid} is {service.state}@{service.node}, runs on {running} ({service.cause})"
+        held = self.store.truth.leases.get(service.node)
+        if not resource.wants_running and service.state is State.stopped:
+            return told if running else ""
+        if service.node == away and service.state is State.fence:
+            # It was never acknowledged there: a person has to say that the node is off. Explained, not forgotten.
+            return "" if "never confirmed" in service.cause else f"without a reason: {told}"
+        if service.node == away and service.state is State.freeze and "keeps it" in service.cause:
+            return ""
+        if service.node == away and (held is None or held.is_resting):
+            # Likewise: it never guarded anything, or went to rest without guarding this guest, and never woke.
+            return "" if "has not taken a new one" in service.cause else f"without a reason: {told}"
+        if self.rules.rules and Remedy.make_room in service.remedies and not running:
+            # The rules leave it nowhere to go, and it says so.
+            return ""
+        if resource.request is Request.started:
+            is_well = service.state is State.started and service.running and running == [place]
+            return "" if is_well else told
+        # As in Proxmox VE, only `disabled` leaves an error.
+        is_error = resource.request is Request.stopped and service.state is State.error
+        return "" if is_error and not running else told
 
 
 def _content(files: Mapping[str, File], path: str) -> object:

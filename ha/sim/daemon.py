@@ -5,6 +5,7 @@ is given up at a deadline, after which nobody knows whether it takes effect. A r
 and cancels the starts and stops that are under way in the agent.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import cast
@@ -12,10 +13,13 @@ from typing import cast
 from ha import lrm
 from ha.leases import DEFAULT, Lease, Profile, Terms
 from ha.manager import Action, FenceLease, ForgetCommand, MoveConfig, RequestStopped, decide
+from ha.options import DATACENTER_CFG, Options
 from ha.resources import RESOURCES_CFG, Request, Resource
+from ha.rules import RULES_CFG, RuleCache, Rules
 from ha.settings import SETTINGS_CFG
 from ha.status import MANAGER_STATUS, LrmStatus, ManagerStatus, lrm_status_path
-from ha.view import Config, Node, View, parse_config_path
+from ha.view import COMMANDS_DIR, Config, Node, View, parse_config_path
+from ha.view import Command as OperatorCommand
 from kvorum.ids import NodeName, NodeUid, Sid
 
 from .host import Host
@@ -44,7 +48,11 @@ class Daemon:
     memory: lrm.Memory = field(default_factory=lambda: lrm.Memory(session=""))
     is_writing: bool = False
     is_managing: bool = False
-    cancelled: set[int] = field(default_factory=set)
+    # The agent's: by source, sid, target.
+    on_migrate: Callable[[str, str, str, Callable[[str], None]], None] = lambda _source, _sid, _target, _done: None
+    shutdown: lrm.Shutdown | None = None
+    on_rest: Callable[[], None] = lambda: None
+    rules: RuleCache = field(default_factory=RuleCache)
 
     def start(self) -> None:
         if self.is_up or not self.host.is_up:
@@ -52,6 +60,7 @@ class Daemon:
         self.life += 1
         self.is_up = True
         self.is_writing = self.is_managing = False
+        self.shutdown = None
         self.memory = lrm.Memory(session=f"{self.host.name}-{self.life}")
         self._again(self.life)
 
@@ -99,6 +108,8 @@ class Daemon:
             written=self._lrm_status(host.name),
             registered=registered,
             is_lease_wanted=host.guests_file[2],
+            options=self._options(),
+            shutdown=self.shutdown,
         )
 
     def _serve(self) -> None:
@@ -110,6 +121,8 @@ class Daemon:
             self.host.profile_file = wanted[2]
         for action in steps.actions:
             self._act(action)
+        if self.shutdown is not None and steps.is_at_rest:
+            self.on_rest()
         if not self.is_writing and lrm.is_news(steps.status, view.written):
             self.is_writing = True
             path = lrm_status_path(self.host.name)
@@ -120,7 +133,7 @@ class Daemon:
 
     def _act(self, action: lrm.Action) -> None:
         life = self.life
-        is_start = isinstance(action, lrm.Start)
+        is_start = isinstance(action, lrm.Start | lrm.Migrate)
 
         def ended(cause: str) -> None:
             if self.is_up and self.life == life:
@@ -131,7 +144,11 @@ class Daemon:
             case lrm.Start():
                 self.host.start(action.sid, action.incarnation, ended)
             case lrm.Stop() | lrm.KillLeftover():
+                self.host.watcher.guest_touched(self.host, action.sid)
                 self.host.stop(action.sid, ended)
+            case lrm.Migrate():
+                self.host.watcher.guest_touched(self.host, action.sid)
+                self.on_migrate(self.host.name, action.sid, action.target, ended)
 
     # The manager
 
@@ -152,15 +169,22 @@ class Daemon:
         for path, file in replica.state.files.items():
             if found := _parse_path(path):
                 configs[found[0]] = Config(found[1], file.version)
+        resources = self._resources()
+        status = self._manager_status()
+        known = resources if resources is not None else [Sid(sid) for sid in status.service_status]
+        rules = cast("Rules | None", self._content(RULES_CFG)) or Rules()
         return View(
             is_leader=self.store.is_leader(name),
             is_quorate=replica.is_quorate,
             self_node=NodeName(name),
             nodes=nodes,
-            resources=self._resources(),
+            resources=resources,
             configs=configs,
-            status=self._manager_status(),
+            status=status,
             status_version=self._version(MANAGER_STATUS),
+            commands=self._commands(),
+            rules=self.rules.compile(rules, frozenset(known), frozenset(nodes)),
+            options=self._options(),
         )
 
     def _manage(self) -> None:
@@ -235,6 +259,17 @@ class Daemon:
 
     def _lrm_status(self, name: str) -> LrmStatus:
         return cast(LrmStatus, self._content(lrm_status_path(name)) or LrmStatus())
+
+    def _options(self) -> Options:
+        return cast(Options, self._content(DATACENTER_CFG) or Options())
+
+    def _commands(self) -> tuple[OperatorCommand, ...]:
+        files = self.store.replicas[self.host.name].state.files
+        return tuple(
+            OperatorCommand(path.rpartition("/")[2], file.version, str(file.content))
+            for path, file in sorted(files.items())
+            if path.startswith(f"{COMMANDS_DIR}/")
+        )
 
     def _resources(self) -> dict[Sid, Resource] | None:
         """None while the file does not parse."""

@@ -16,12 +16,15 @@ from typing import Protocol
 from ha.keeper import core
 from ha.lease_state import LIVE, LeaseState, may_start
 from ha.leases import DEFAULT, Profile
+from ha.view import config_path
 from kvorum.errors import Fenced
 
-from .store import Acquire, Answer, Command, Done, Refused, Renew, Rest, Store
+from .store import Acquire, Answer, Command, Done, Refused, Renew, Rest, Store, Write
 from .timeline import Timeline
 
 TICK_S = 0.1
+# What the config file of a guest says while it moves.
+MIGRATE_LOCK = "lock: migrate"
 
 
 class Watcher(Protocol):
@@ -29,6 +32,8 @@ class Watcher(Protocol):
 
     def guest_runs(self, sid: str) -> None: ...
     def guest_started(self, host: "Host", sid: str, incarnation: int) -> None: ...
+    def guest_arrived(self, host: "Host", sid: str) -> None: ...
+    def guest_touched(self, host: "Host", sid: str) -> None: ...
     def tell(self, line: str) -> None: ...
 
 
@@ -39,6 +44,8 @@ class Process:
     is_paused: bool = False
     is_dying: bool = False
     hangs: bool = False
+    # A copy that is on its way here, or whole and paused: not by a signal, so the keeper's does not wake it.
+    is_incoming: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +54,14 @@ class Faults:
 
     start_fails: float = 0.0
     kill_hangs: float = 0.0
+    migration_fails: float = 0.0
     # Longest way of an answer from the store's process to the keeper; a freeze may fall in between.
     reply_s: float = 0.01
     # Mutations that the simulation must notice.
     counts_from_reply: bool = False
     rejoins_uncleared: bool = False
     lives_by_the_longer: bool = False
+    skips_generation: bool = False
 
 
 @dataclass(eq=False)
@@ -86,7 +95,11 @@ class Host:
     armed_s: float = 0.0
     # Seconds; freezes when the keeper's next answer is on its way, which is when it matters what the age counts from.
     freeze_at_answer_s: float = 0.0
+    # The same, between a start's first look at the lease and its process.
+    freeze_at_start_s: float = 0.0
     bad_starts: set[str] = field(default_factory=set)
+    # Guests that are leaving, as the agent's records have it.
+    migrating: set[str] = field(default_factory=set)
     on_boot: Callable[[], None] = lambda: None
     on_off: Callable[[], None] = lambda: None
 
@@ -117,6 +130,7 @@ class Host:
         self.boot += 1
         self.is_up = self.is_frozen = False
         self.processes.clear()
+        self.migrating.clear()
         self.deferred.clear()
         self.keeper, self.fed_at = None, None
         self.published, self.guests_file, self.profile_file = LeaseState(), (0, (), False), DEFAULT
@@ -298,7 +312,7 @@ class Host:
     def is_running(self, sid: str) -> bool:
         """May it write to its disk at this moment?"""
         process = self.processes.get(sid)
-        if process is None or process.is_starting or not self.is_up or self.is_frozen:
+        if process is None or process.is_starting or process.is_incoming or not self.is_up or self.is_frozen:
             return False
         return process.hangs or not process.is_paused
 
@@ -317,6 +331,11 @@ class Host:
             return
         self.after(self.random.uniform(0, 0.2), partial(self._gone, sid, process))
 
+    def release_hung(self) -> None:
+        """Whatever kept processes in the kernel lets go of them, and they die at last."""
+        for sid in [sid for sid, process in self.processes.items() if process.hangs]:
+            del self.processes[sid]
+
     def crash_guest(self, sid: str) -> None:
         process = self.processes.get(sid)
         if process is not None and not process.is_dying:
@@ -332,13 +351,38 @@ class Host:
         if (why := self._refusal(sid, incarnation)) or sid in self.processes:
             self.after(0.01, partial(done, why or "it runs already"))
             return
-        self.after(self.random.uniform(0.02, 0.3), partial(self._fork, sid, incarnation, done))
+        # Volumes and networks are made ready first: a freeze may fall before that, and the process come long after it.
+        fork = partial(self.after, self.random.uniform(0.0, 1.0), partial(self._fork, sid, incarnation, done))
+        if incarnation is None:
+            self.after(self.random.uniform(0.02, 0.3), fork)
+        else:
+            self._own(sid, fork, done)
+
+    def _own(self, sid: str, then: Callable[[], None], done: Callable[[str], None]) -> None:
+        """The majority must say that the file is here; a lock that a migration left is taken off in one guarded write."""
+        path = config_path(sid, self.name)
+        file = self.store.truth.files.get(path) if self.store.has_majority(self.name) else None
+        if file is None or sid in self.migrating:
+            self.after(0.05, partial(done, "the guest is not ours, or on its way"))
+        elif file.content != MIGRATE_LOCK:
+            self.after(self.random.uniform(0.02, 0.3), then)
+            if self.freeze_at_start_s and not self.is_frozen:
+                self.freeze()
+                self.timeline.after(self.freeze_at_start_s, self.thaw)
+                self.freeze_at_start_s = 0.0
+        else:
+
+            def answered(answer: Answer) -> None:
+                self.after(0.0, then if isinstance(answer, Done) else partial(done, "its file has changed"))
+
+            self.store.propose(self.name, Write(path, "", file.version), answered, deadline_s=3.0)
 
     def _refusal(self, sid: str, incarnation: int | None) -> str:
         if incarnation is None:
             return ""
         try:
-            may_start(self.published, self.clock(), sid, incarnation=incarnation)
+            asked = None if self.faults.skips_generation else incarnation
+            may_start(self.published, self.clock(), sid, incarnation=asked)
         except Fenced as error:
             return str(error)
         return ""

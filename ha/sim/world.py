@@ -1,28 +1,37 @@
 """One simulated cluster from one seed: first everything breaks, then everything heals and must come to rest.
 
-Each seed takes some of the faults and leaves others out, so that rare combinations are not drowned by common ones.
+What happens is a plan made from the seed (`plan`); faults and people are in `faults` and `operators`. This is the
+ground they stand on.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
 
-from ha.leases import DEFAULT, FAST, NORMAL, PATIENT, Terms
-from ha.resources import RESOURCES_CFG, Request, Resource
-from ha.settings import SETTINGS_CFG
+from ha import lrm
+from ha.leases import DEFAULT, Terms
+from ha.resources import RESOURCES_CFG, Resource
+from ha.rules import RULES_CFG, Affinity, NodeAffinity, ResourceAffinity, Rule, Rules
 from ha.view import config_path, parse_config_path
-from kvorum.ids import Sid
+from kvorum.ids import NodeName, Sid
 
+from . import operators
 from .checks import Checks, Violation
 from .daemon import Daemon
+from .faults import FAULTS
 from .host import Faults, Host
-from .store import PERSISTENCE_S, Command, Move, Store, Write
+from .migration import Migration
+from .operators import OPERATORS
+from .plan import Planned, plan
+from .store import PERSISTENCE_S, Command, Store, Write
 from .timeline import Timeline
 
 REST_S = 500.0
 # Relative drift of two clocks stays within the profile's.
 DRIFT = DEFAULT.drift / 2 * 0.99
+# After so long a host goes down whatever still runs on it.
+SHUTDOWN_LIMIT_S = 150.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +46,8 @@ class Mutation:
     # Managers go by the profile that is chosen now, not by what the leases say; or by terms of their own.
     goes_by_settings: bool = False
     terms: Terms | None = None
+    # The agent starts and resumes without a look at the lease's incarnation.
+    skips_generation: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,8 @@ class Outcome:
     fences: int
     # Of virtual time; how long the cluster took to come to rest.
     rest_s: float
+    events: tuple[Planned, ...] = ()
+    migrations: int = 0
 
 
 @dataclass(eq=False)
@@ -55,12 +68,18 @@ class World:
     seed: int
     mutation: Mutation = Mutation()
     random: Random = field(init=False)
+    rules: Rules = field(init=False)
     timeline: Timeline = field(default_factory=Timeline)
     checks: Checks = field(init=False)
     hosts: dict[str, Host] = field(default_factory=dict)
     daemons: dict[str, Daemon] = field(default_factory=dict)
     cuts: set[frozenset[str]] = field(default_factory=set)
     is_healing: bool = False
+    # None: the plan of the seed.
+    events: tuple[Planned, ...] | None = None
+    commands: int = 0
+    # The node that stays dead after everything has healed.
+    away: str = ""
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)  # noqa: S311 (it has to be repeatable)
@@ -84,22 +103,47 @@ class World:
         for name, host in self.hosts.items():
             host.store = self.store
             self.daemons[name] = Daemon(host, self.store, names, self.mutation.terms, self.mutation.goes_by_settings)
+            self.daemons[name].on_migrate = self._migrate
             host.on_boot, host.on_off = partial(self._boot, name), partial(self._off, name)
             host.start_keeper()
             self.daemons[name].start()
         self.sids = [
             Sid(f"{'vm' if number % 2 else 'ct'}:{100 + number}") for number in range(self.random.randint(2, 5))
         ]
+        self.rules = self._rules()
+        if self.events is None:
+            self.events = plan(Random(f"plan {self.seed}"))  # noqa: S311
 
     def _faults(self) -> Faults:
         return Faults(
             start_fails=self.random.choice((0, 0, 0.1)),
             kill_hangs=self.random.choice((0, 0.2, 0.6)),
+            migration_fails=self.random.choice((0, 0, 0.05)),
             reply_s=self.random.choice((0.01, 0.01, 0.6)),
             counts_from_reply=self.mutation.counts_from_reply,
             rejoins_uncleared=self.mutation.rejoins_uncleared,
             lives_by_the_longer=self.mutation.lives_by_the_longer,
+            skips_generation=self.mutation.skips_generation,
         )
+
+    def _rules(self) -> Rules:
+        """None, or one or two that can be kept as long as all but one node are there."""
+        names, sids = sorted(self.hosts), frozenset(self.sids[:2])
+        allowed = dict.fromkeys(map(NodeName, self.random.sample(names, len(names) - 1)), 0)
+        first = NodeName(self.random.choice(names))
+        every: list[Rule] = [
+            ResourceAffinity("apart", sids, Affinity.negative),
+            ResourceAffinity("together", sids, Affinity.positive),
+            ResourceAffinity("rather-apart", sids, Affinity.negative, is_strict=False),
+            NodeAffinity("only-there", frozenset(self.sids[-1:]), allowed, is_strict=True),
+            NodeAffinity("rather-there", frozenset(self.sids[-1:]), {first: 1}),
+        ]
+        if self.random.random() < 0.5:
+            return Rules()
+        chosen = self.random.sample(every, self.random.randint(1, 2))
+        if {"apart", "together"} <= {rule.id for rule in chosen}:
+            chosen = chosen[:1]
+        return Rules(tuple(chosen))
 
     def _host(self, name: str, faults: Faults) -> Host:
         return Host(
@@ -122,9 +166,10 @@ class World:
     def run(self) -> Outcome:
         violation = ""
         healed_at = 0.0
+        assert self.events is not None
         try:
             self._found()
-            self._break(self.random.uniform(40, 100))
+            self._break(self.events)
             away = self._heal()
             healed_at = self.timeline.now
             self._rest(away)
@@ -137,42 +182,35 @@ class World:
             self.checks.starts,
             self.checks.fences,
             self.timeline.now - healed_at,
+            self.events,
+            self.checks.migrations,
         )
 
     def _found(self) -> None:
         self.timeline.run_until(3.0)
-        self._choose_profile()
+        operators.choose_profile(self, self.random)
+        if self.rules.rules:
+            self.checks.tell(f"rules: {', '.join(rule.id for rule in self.rules)}")
+            while RULES_CFG not in self.store.truth.files:
+                self.put(RULES_CFG, self.rules)
+                self.timeline.run_until(self.timeline.now + 1.0)
+            self.checks.rules = self.rules
         for sid in self.sids:
             place = self.random.choice(sorted(self.hosts))
-            self._propose(Write(config_path(sid, place), "", 0))
+            self.propose(Write(config_path(sid, place), "", 0))
             if self.random.random() < 0.3:
                 # Not HA's yet, and running.
                 self.hosts[place].start(sid, None, lambda _cause: None)
-        self.timeline.run_until(6.0)
-        self._edit(lambda held: held | {sid: Resource(sid) for sid in self.sids if self.random.random() < 0.6})
-        self.timeline.run_until(8.0 + self.random.uniform(0, 8))
+        self.timeline.run_until(self.timeline.now + 3.0)
+        self.edit(lambda held: held | {sid: Resource(sid) for sid in self.sids if self.random.random() < 0.6})
+        self.timeline.run_until(self.timeline.now + 2.0 + self.random.uniform(0, 8))
 
-    def _break(self, span_s: float) -> None:
-        every: list[Callable[[], None]] = [
-            self._cut, self._cut, self._join, self._power, self._power, self._freeze, self._freeze, self._freeze_at_answer,
-            self._kill_keeper, self._restart_daemon, self._crash_guest, self._spoil, self._jump,
-        ]  # fmt: skip
-        operators = [
-            self._add,
-            self._add_and_cut,
-            self._add_and_cut,
-            self._remove,
-            self._toggle,
-            self._move_by_hand,
-            self._garble,
-            self._choose_profile,
-        ]
-        faults = [fault for fault in every if self.random.random() < 0.7] + operators
-        pace = self.random.choice((2.0, 5.0, 10.0))
-        end = self.timeline.now + span_s
-        while self.timeline.now < end:
-            self.random.choice(faults)()
-            self.timeline.run_until(self.timeline.now + self.random.expovariate(1 / pace))
+    def _break(self, events: tuple[Planned, ...]) -> None:
+        every = {**FAULTS, **OPERATORS}
+        began = self.timeline.now
+        for event in events:
+            self.timeline.run_until(began + event.at_s)
+            every[event.kind](self, Random(event.seed))  # noqa: S311
 
     def _heal(self) -> str:
         """Returns the name of a node that stays dead, or nothing."""
@@ -180,27 +218,27 @@ class World:
         self.is_healing = True
         self.cuts.clear()
         self.store.loss = self.store.slowness = 0.0
-        away = self.random.choice(sorted(self.hosts)) if self.random.random() < 0.3 else ""
+        away = self.away = self.random.choice(sorted(self.hosts)) if self.random.random() < 0.3 else ""
         for name, host in self.hosts.items():
             host.bad_starts.clear()
-            host.faults = Faults(
-                counts_from_reply=self.mutation.counts_from_reply,
-                rejoins_uncleared=self.mutation.rejoins_uncleared,
-                lives_by_the_longer=self.mutation.lives_by_the_longer,
-            )
+            host.faults = replace(host.faults, start_fails=0.0, kill_hangs=0.0, migration_fails=0.0, reply_s=0.01)
             host.thaw()
+            host.release_hung()
             if name == away:
                 host.power_off("for good")
             else:
                 host.power_on()
                 host.start_keeper()
                 self.daemons[name].start()
-            host.freeze_at_answer_s = 0.0
+            host.freeze_at_answer_s = host.freeze_at_start_s = 0.0
         # What operators said before may still be on its way.
         self.timeline.run_until(self.timeline.now + PERSISTENCE_S + 1.0)
-        while not isinstance(self._content(RESOURCES_CFG), dict):
-            self._edit(lambda held: held)
+        while not isinstance(self.content(RESOURCES_CFG), dict):
+            self.edit(lambda held: held)
             self.timeline.run_until(self.timeline.now + 1.0)
+        # Maintenance has no end of its own; a disarm has.
+        for name in self.hosts:
+            operators.say(self, f"disable-node-maintenance {name}")
         return away
 
     def _rest(self, away: str) -> None:
@@ -211,22 +249,13 @@ class World:
                 self.checks.fail(f"liveness: {'; '.join(left)}")
             self.timeline.run_until(self.timeline.now + 2.0)
 
-    # What breaks
+    # What events stand on
 
-    def _host_by_chance(self) -> Host:
-        return self.hosts[self.random.choice(sorted(self.hosts))]
+    def unless_healing(self, what: Callable[[], None]) -> None:
+        if not self.is_healing:
+            what()
 
-    def _cut(self) -> None:
-        names = sorted(self.hosts)
-        kind = self.random.random()
-        if kind < 0.75:
-            lonely = self.random.sample(names, self.random.randint(1, len(names) // 2))
-            edges = {frozenset((one, other)) for one in lonely for other in names if other not in lonely}
-        else:
-            edges = {frozenset(self.random.sample(names, 2))}
-        self._cut_edges(edges, self.random.choice((1.0, 4.0, 12.0, 20.0)))
-
-    def _cut_edges(self, edges: set[frozenset[str]], span_s: float) -> None:
+    def cut_edges(self, edges: set[frozenset[str]], span_s: float) -> None:
         self.cuts |= edges
         self.checks.tell(f"cut for {span_s:.0f} s: {sorted('-'.join(sorted(cut)) for cut in edges)}")
 
@@ -235,141 +264,67 @@ class World:
 
         self.timeline.after(span_s, join)
 
-    def _join(self) -> None:
-        if self.cuts:
-            self.checks.tell("the network is whole")
-            self.cuts.clear()
-
-    def _power(self) -> None:
-        host = self._host_by_chance()
-        host.power_off("power cut")
-        self.timeline.after(self.random.uniform(1, 25), partial(self._unless_healing, host.power_on))
-
-    def _unless_healing(self, what: Callable[[], None]) -> None:
-        if not self.is_healing:
-            what()
-
-    def _freeze(self) -> None:
-        host = self._host_by_chance()
-        host.freeze()
-        self.timeline.after(self.random.choice((0.5, 2, 4, 8, 11, 15, 20)) * self.random.uniform(0.8, 1.2), host.thaw)
-
-    def _freeze_at_answer(self) -> None:
-        self._host_by_chance().freeze_at_answer_s = self.random.uniform(4, 25)
-
-    def _kill_keeper(self) -> None:
-        host = self._host_by_chance()
-        if host.keeper is not None and not host.is_frozen:
-            host.kill_keeper()
-            # Without a device nothing replaces a keeper that stays dead: a gap that the docs name.
-            host.after(self.random.uniform(0.1, 8.0 if host.has_watchdog else 2.0), host.start_keeper)
-
-    def _restart_daemon(self) -> None:
-        daemon = self.daemons[self.random.choice(sorted(self.daemons))]
-        self.checks.tell(f"{daemon.host.name}: kvorum-ha restarts")
-        daemon.stop()
-        daemon.host.after(self.random.uniform(0.1, 6.0), daemon.start)
-
-    def _crash_guest(self) -> None:
-        self._host_by_chance().crash_guest(self.random.choice(self.sids))
-
-    def _spoil(self) -> None:
-        host, sid = self._host_by_chance(), self.random.choice(self.sids)
-        self.checks.tell(f"{host.name}: {sid} will not start here")
-        host.bad_starts ^= {sid}
-
-    def _jump(self) -> None:
-        self.daemons[self.random.choice(sorted(self.daemons))].epoch += self.random.choice((-1e6, -100, 100, 1e6))
-
-    # Operators
-
-    def _add(self) -> None:
-        sid = self.random.choice(self.sids)
-        self._edit(lambda held: held if sid in held else held | {sid: Resource(sid)})
-
-    def _add_and_cut(self) -> None:
-        """A guest that runs already comes under HA just as its node goes silent."""
-        sid = self.random.choice(self.sids)
-        place = self._place(sid)
-        if not place or sid in self._resources():
-            return
-        if not any(sid in host.processes for host in self.hosts.values()):
-            self.hosts[place].start(sid, None, lambda _cause: None)
-            self.timeline.run_until(self.timeline.now + 2.0)
-        self._edit(lambda held: held if sid in held else held | {sid: Resource(sid)})
-        self.timeline.run_until(self.timeline.now + self.random.uniform(0.0, 0.6))
-        edges = {frozenset((place, other)) for other in self.hosts if other != place}
-        self._cut_edges(edges, self.random.uniform(5, 25))
-
-    def _remove(self) -> None:
-        sid = self.random.choice(self.sids)
-        self._edit(lambda held: {key: value for key, value in held.items() if key != sid})
-
-    def _toggle(self) -> None:
-        sid = self.random.choice(self.sids)
-
-        def toggled(held: dict[Sid, Resource]) -> dict[Sid, Resource]:
-            if sid not in held:
-                return held
-            wanted = Request.stopped if held[sid].request is Request.started else Request.started
-            return held | {sid: Resource(sid, wanted)}
-
-        self._edit(toggled)
-
-    def _move_by_hand(self) -> None:
-        """Somebody moves the file of a guest that HA looks after, wherever it runs."""
-        sid, new = self.random.choice(self.sids), self._host_by_chance().name
-        place = self._place(sid)
-        if not place or place == new or sid not in self.checks.services():
-            return
-        path = config_path(sid, place)
-        self.checks.tell(f"somebody moves the file of {sid} from {place} to {new}")
-        self._propose(Move(path, config_path(sid, new), self.store.truth.files[path].version))
-
-    def _garble(self) -> None:
-        """resources.cfg does not parse for a while."""
-        held = self.store.truth.files.get(RESOURCES_CFG)
-        if held is None or held.content is None:
-            return
-        self.checks.tell("resources.cfg is garbled")
-        before = held.content
-        self._propose(Write(RESOURCES_CFG, None, held.version))
-        self.timeline.run_until(self.timeline.now + self.random.uniform(0.5, 4))
-        self._write_resources(before)
-
-    def _choose_profile(self) -> None:
-        profile = self.random.choice((FAST, FAST, FAST, NORMAL, NORMAL, PATIENT))
-        self.checks.tell(f"the profile is {profile.name}")
-        held = self.store.truth.files.get(SETTINGS_CFG)
-        self._propose(Write(SETTINGS_CFG, profile, held.version if held is not None else 0))
-
-    def _place(self, sid: str) -> str:
+    def place(self, sid: str) -> str:
         for path in self.store.truth.files:
             if (found := parse_config_path(path)) and found[0] == sid:
                 return found[1]
         return ""
 
-    def _resources(self) -> dict[Sid, Resource]:
-        content = self._content(RESOURCES_CFG)
+    def resources(self) -> dict[Sid, Resource]:
+        content = self.content(RESOURCES_CFG)
         return dict(content) if isinstance(content, dict) else {}
 
-    def _content(self, path: str) -> object:
+    def content(self, path: str) -> object:
         held = self.store.truth.files.get(path)
         return held.content if held is not None else None
 
-    def _edit(self, change: Callable[[dict[Sid, Resource]], dict[Sid, Resource]]) -> None:
-        before = self._resources()
-        after = change(dict(before))
+    def edit(self, change: Callable[[dict[Sid, Resource]], dict[Sid, Resource]]) -> None:
+        after = change(self.resources())
         self.checks.tell(f"resources: {[f'{sid} {resource.request}' for sid, resource in after.items()]}")
-        self._write_resources(after)
+        self.put(RESOURCES_CFG, after)
 
-    def _write_resources(self, content: object) -> None:
+    def mend(self, content: object) -> None:
+        """resources.cfg as it was, if it still does not parse."""
         held = self.store.truth.files.get(RESOURCES_CFG)
-        self._propose(Write(RESOURCES_CFG, content, held.version if held is not None else 0))
+        if held is not None and held.content is None:
+            self.put(RESOURCES_CFG, content)
 
-    def _propose(self, command: Command) -> None:
-        origin = self._host_by_chance().name
+    def put(self, path: str, content: object) -> None:
+        held = self.store.truth.files.get(path)
+        self.propose(Write(path, content, held.version if held is not None else 0))
+
+    def propose(self, command: Command) -> None:
+        origin = self.hosts[self.random.choice(sorted(self.hosts))].name
         self.store.propose(origin, command, lambda _answer: None, deadline_s=5.0)
+
+    def shut_down(self, name: str, *, is_reboot: bool, off_s: float) -> None:
+        host, daemon = self.hosts[name], self.daemons[name]
+        if not host.is_up or host.is_frozen or not daemon.is_up or daemon.shutdown is not None:
+            return
+        self.checks.tell(f"{name}: goes down for a {'reboot' if is_reboot else 'while'}")
+        boot = host.boot
+
+        def off(why: str) -> None:
+            if host.boot == boot:
+                host.power_off(why)
+                self.timeline.after(off_s, lambda: None if name == self.away else host.power_on())
+
+        daemon.shutdown = lrm.Shutdown(is_reboot, host.clock())
+        daemon.on_rest = partial(host.after, 0.1, partial(off, "shut down"))
+        self.timeline.after(SHUTDOWN_LIMIT_S, partial(off, "shut down, with guests on it"))
+
+    def _migrate(self, source: str, sid: str, target: str, done: Callable[[str], None]) -> None:
+        self.checks.tell(f"{source}: {sid} begins to move to {target}")
+        Migration(
+            self.timeline,
+            self.random,
+            sid,
+            self.hosts[source],
+            self.hosts[target],
+            self.can_talk,
+            done,
+            fails=self.hosts[source].faults.migration_fails,
+        ).begin()
 
     # Hosts come and go
 
@@ -380,5 +335,5 @@ class World:
         self.daemons[name].is_up = False
 
 
-def simulate(seed: int, mutation: Mutation = Mutation()) -> Outcome:
-    return World(seed, mutation).run()
+def simulate(seed: int, mutation: Mutation = Mutation(), events: tuple[Planned, ...] | None = None) -> Outcome:
+    return World(seed, mutation, events=events).run()

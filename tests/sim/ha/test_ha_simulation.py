@@ -4,19 +4,24 @@ A failure prints its seed; `python -m ha.sim --seed N` tells its story. `KVORUM_
 """
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from random import Random
 
 import msgspec
 import pytest
 
+from ha import lrm
 from ha.leases import FAST, Terms
-from ha.manager import release
+from ha.manager import arming, commands, placing, release, states
+from ha.placement import Placed
+from ha.sim.plan import plan, shrink
 from ha.sim.world import Mutation, Outcome, simulate
-from ha.status import Service
-from ha.view import Node
+from ha.status import Disarm, ManagerStatus, Service, State
+from ha.view import Node, View
 
 SEEDS = int(os.environ.get("KVORUM_HA_SEEDS", "100"))
-GROUP = 10
+GROUP = 25
 # Within so many seeds each fault must be found.
 PATIENCE = 300
 
@@ -34,9 +39,10 @@ def test_a_seed_always_tells_the_same_story() -> None:
     assert simulate(3) == simulate(3)
 
 
-def _first_violation(mutation: Mutation, rule: str, first: int = 0) -> Outcome:
+def _first_violation(mutation: Mutation, rule: str, first: int = 0, kinds: Sequence[str] = ()) -> Outcome:
+    """`kinds`: only such events happen, for faults that need a rare coincidence of a few of them."""
     for seed in range(first, first + PATIENCE):
-        outcome = simulate(seed, mutation)
+        outcome = simulate(seed, mutation, plan(Random(f"plan {seed}"), kinds) if kinds else None)
         if outcome.violation.startswith(rule):
             return outcome
     raise AssertionError(f"{PATIENCE} seeds did not notice {mutation}")
@@ -45,9 +51,6 @@ def _first_violation(mutation: Mutation, rule: str, first: int = 0) -> Outcome:
 @pytest.mark.parametrize(
     ("mutation", "rule"),
     [
-        pytest.param(
-            Mutation(counts_from_reply=True), "S", id="the keeper counts from the answer, not from the sending"
-        ),
         pytest.param(Mutation(unguarded_fence=True), "S", id="a fence does not ask whether the lease was renewed"),
         pytest.param(Mutation(rejoins_uncleared=True), "S", id="a keeper takes a new lease before its guests are gone"),
         pytest.param(Mutation(terms=Terms(3.5, 5.0)), "S3", id="the manager takes over before T"),
@@ -59,6 +62,11 @@ def test_the_simulation_finds_a_fault_that_was_built_in(mutation: Mutation, rule
     assert _first_violation(mutation, rule).violation
 
 
+def test_the_simulation_finds_an_age_that_counts_from_the_answer() -> None:
+    kinds = ("freeze-at-answer", "freeze-at-answer", "freeze", "cut")
+    assert _first_violation(Mutation(counts_from_reply=True), "S", first=100, kinds=kinds).violation
+
+
 def test_the_simulation_finds_a_recovery_of_a_guest_that_was_never_guarded(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = release.has_released
 
@@ -68,7 +76,8 @@ def test_the_simulation_finds_a_recovery_of_a_guest_that_was_never_guarded(monke
         return honest(node, sid, service)
 
     monkeypatch.setattr(release, "has_released", careless)
-    assert _first_violation(Mutation(), "S1", first=150).violation
+    kinds = ("add-and-cut", "add-and-cut", "remove", "add")
+    assert _first_violation(Mutation(), "S1", kinds=kinds).violation
 
 
 def test_the_simulation_finds_a_recovery_before_the_fence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,3 +90,66 @@ def test_the_simulation_finds_a_recovery_before_the_fence(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(release, "has_released", hasty)
     assert _first_violation(Mutation(), "S1").violation
+
+
+# Faults built into the manager. Each test names the rule that its seeds must see broken.
+
+
+def test_the_simulation_finds_an_order_that_outlives_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lrm, "_is_of_this_life", lambda view, _order: view.lease.phase == "live")
+    kinds = ("freeze-at-start", "freeze-at-start", "freeze-at-start", "crash-guest", "power")
+    assert _first_violation(Mutation(skips_generation=True), "S", first=150, kinds=kinds).violation
+
+
+def test_the_simulation_finds_a_move_before_the_guest_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = release.has_released
+
+    def hasty(node: Node | None, sid: str, service: Service) -> str:
+        return "it will stop" if service.state is State.relocate else honest(node, sid, service)
+
+    monkeypatch.setattr(release, "has_released", hasty)
+    assert _first_violation(Mutation(), "S").violation
+
+
+def test_the_simulation_finds_that_only_present_places_count_for_those_to_be_kept_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def here_only(service: Service) -> Placed:
+        return Placed("" if service.state is State.recovery else service.node)
+
+    monkeypatch.setattr(placing, "placed", here_only)
+    assert _first_violation(Mutation(), "S11").violation
+
+
+def test_the_simulation_finds_a_disarm_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = arming.follow
+
+    def endless(view: View, services: Mapping[str, Service], disarm: Disarm | None, now: float) -> Disarm | None:
+        return honest(view, services, disarm, now) or disarm
+
+    monkeypatch.setattr(arming, "follow", endless)
+    assert _first_violation(Mutation(), "liveness").violation
+
+
+def test_the_simulation_finds_that_work_goes_on_while_disarmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ManagerStatus, "is_disarmed", property(lambda _status: False))
+    monkeypatch.setattr(states, "rest", lambda _case, service: service)
+    assert _first_violation(Mutation(), "S16").violation
+
+
+def test_the_simulation_finds_commands_that_are_never_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "settle_answers", lambda answers, _services, _view, _now: dict(answers))
+    assert _first_violation(Mutation(), "liveness").violation
+
+
+def test_what_is_left_of_a_failing_plan_still_fails_and_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = release.has_released
+
+    def hasty(node: Node | None, sid: str, service: Service) -> str:
+        return "it will stop" if service.state is State.relocate else honest(node, sid, service)
+
+    monkeypatch.setattr(release, "has_released", hasty)
+    outcome = _first_violation(Mutation(), "S1")
+    left = shrink(outcome.events, lambda events: simulate(outcome.seed, events=events).violation.startswith("S1"))
+    assert simulate(outcome.seed, events=left).violation.startswith("S1")
+    assert len(left) < len(outcome.events)

@@ -5,13 +5,28 @@ from dataclasses import replace
 import pytest
 
 from ha.lease_state import LIVE, PAUSED, LeaseState
-from ha.lrm import Done, KillLeftover, LocalView, Memory, Start, Steps, Stop, finish, is_news, step
-from ha.resources import Resource
-from ha.status import LrmStatus, ManagerStatus, Service, State
+from ha.lrm import (
+    Done,
+    KillLeftover,
+    LocalView,
+    Memory,
+    Migrate,
+    Shutdown,
+    Start,
+    Steps,
+    Stop,
+    finish,
+    is_news,
+    step,
+)
+from ha.options import Options, ShutdownPolicy
+from ha.resources import Request, Resource
+from ha.status import Disarm, DisarmState, LrmStatus, ManagerStatus, Mode, NodeState, Service, State
 from kvorum.ids import NodeName, Sid
 
 SID = Sid("vm:100")
 HELD = LeaseState(phase=LIVE, incarnation=3, valid_until_boottime=1e6, sids=(SID,))
+LATER = LeaseState(phase=LIVE, incarnation=4, valid_until_boottime=1e6, sids=(SID,))
 
 
 def _view(state: State, *, incarnation: int = 3, here: bool = True, runs: bool = False, **more: object) -> LocalView:
@@ -149,3 +164,143 @@ def test_answers_to_old_orders_are_dropped() -> None:
 def test_a_timestamp_is_no_news() -> None:
     assert not is_news(LrmStatus(timestamp=1), LrmStatus(timestamp=2))
     assert is_news(LrmStatus(session="a"), LrmStatus())
+
+
+# Moving away
+
+
+def _leaving(**more: object) -> LocalView:
+    view = _view(State.migrate, runs=True)
+    order = Service(state=State.migrate, node="n1", uid="o1", incarnation=3, target="n2", cmd=("migrate", "n2"))
+    return replace(view, **{"status": ManagerStatus(service_status={SID: order}), **more})  # type: ignore[arg-type]
+
+
+def test_an_ordered_migration_is_tried_once_and_its_failure_is_the_answer() -> None:
+    memory, steps = _step(_leaving())
+    assert steps.actions == (Migrate(SID, "o1", "n2"),)
+    memory = finish(memory, Done(SID, "o1", is_start=True, cause="no bandwidth"), 51.0)
+    memory, steps = _step(_leaving(), 52.0, memory)
+    assert (steps.actions, _code(steps)) == ((), 1)
+    assert steps.status.results["o1"].cause == "no bandwidth"
+    assert _step(_leaving(written=steps.status), 999.0)[1].actions == (), "nor after a restart of the daemon"
+
+
+def test_a_migration_that_went_well_is_answered_when_the_file_has_moved() -> None:
+    memory, _ = _step(_leaving())
+    memory = finish(memory, Done(SID, "o1", is_start=True), 51.0)
+    memory, steps = _step(_leaving(running=frozenset()), 52.0, memory)
+    assert (steps.actions, _code(steps)) == ((), None), "the file's move is on its way"
+    memory, steps = _step(_leaving(running=frozenset(), configs=frozenset()), 53.0, memory)
+    assert (steps.actions, _code(steps)) == ((), 0)
+
+
+def test_a_file_that_is_here_long_after_a_migration_means_that_it_stays() -> None:
+    memory, _ = _step(_leaving())
+    memory = finish(memory, Done(SID, "o1", is_start=True), 51.0)
+    assert _code(_step(_leaving(), 62.0, memory)[1]) == 1
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param({"lease": LeaseState(phase=PAUSED, incarnation=3)}, id="no live lease"),
+        pytest.param({"lease": LATER}, id="the order is of an earlier life"),
+    ],
+)
+def test_no_migration_begins_without_the_orders_lease(more: dict[str, object]) -> None:
+    assert _step(_leaving(**more))[1].actions == ()
+
+
+def test_no_migration_begins_to_a_node_that_is_being_fenced() -> None:
+    view = _leaving()
+    fenced = ManagerStatus(service_status=view.status.service_status, node_status={"n2": NodeState.fence})
+    _, steps = _step(replace(view, status=fenced))
+    assert (steps.actions, _code(steps)) == ((), 1)
+
+
+def test_relocation_stops_the_guest_and_says_so() -> None:
+    assert _step(_view(State.relocate, runs=True))[1].actions == (Stop(SID, "o1"),)
+    assert _code(_step(_view(State.relocate))[1]) == 0
+
+
+def test_an_operators_patience_goes_along_with_the_stop() -> None:
+    view = _view(State.request_stop, runs=True)
+    order = Service(state=State.request_stop, node="n1", uid="o1", incarnation=3, timeout=0)
+    _, steps = _step(replace(view, status=ManagerStatus(service_status={SID: order})))
+    assert steps.actions == (Stop(SID, "o1", 0),)
+
+
+# Going down
+
+REBOOT = Shutdown(is_reboot=True, since=50.0)
+
+
+@pytest.mark.parametrize(
+    ("policy", "is_reboot", "after_s", "mode"),
+    [
+        ("conditional", True, 0, Mode.restart),
+        ("conditional", False, 0, Mode.shutdown),
+        ("freeze", False, 0, Mode.restart),
+        ("failover", True, 0, Mode.shutdown),
+        ("migrate", True, 0, Mode.maintenance),
+        ("migrate", True, 29, Mode.maintenance),
+        ("migrate", True, 30, Mode.shutdown),
+    ],
+)
+def test_the_policy_says_what_becomes_of_the_guests_and_for_how_long(
+    policy: str, is_reboot: bool, after_s: float, mode: Mode
+) -> None:
+    options = Options(shutdown_policy=ShutdownPolicy(policy), shutdown_deadline_s=30)
+    view = _view(State.started, runs=True, options=options, shutdown=Shutdown(is_reboot, 50.0))
+    assert _step(view, 50.0 + after_s)[1].status.mode is mode
+
+
+def test_maintenance_goes_before_the_policy() -> None:
+    view = _view(State.started, runs=True, shutdown=REBOOT)
+    drained = ManagerStatus(service_status=view.status.service_status, node_request={"n1": {"maintenance": 1}})
+    assert _step(replace(view, status=drained))[1].status.mode is Mode.maintenance
+    assert _step(replace(view, status=drained, shutdown=None))[1].status.mode is Mode.maintenance
+
+
+def test_a_frozen_guest_is_stopped_for_the_reboot_and_nothing_is_answered() -> None:
+    view = _view(State.freeze, runs=True, shutdown=REBOOT)
+    _, steps = _step(view)
+    assert (steps.actions, _code(steps), steps.is_at_rest) == ((Stop(SID, "o1"),), None, False)
+    _, steps = _step(_view(State.freeze, shutdown=REBOOT))
+    assert (steps.actions, _code(steps), steps.is_at_rest) == ((), None, True)
+    assert _step(_view(State.freeze, runs=True))[1].actions == (), "frozen for another reason, it runs on"
+
+
+def test_a_guest_that_was_ended_for_the_shutdown_does_not_come_up_again() -> None:
+    assert _step(_view(State.started, shutdown=REBOOT))[1].actions == ()
+
+
+@pytest.mark.parametrize(("policy", "patience_s"), [("freeze", 10.0), ("failover", 60.0), ("migrate", 90.0)])
+def test_a_manager_that_says_nothing_holds_up_no_shutdown_for_ever(policy: str, patience_s: float) -> None:
+    options = Options(shutdown_policy=ShutdownPolicy(policy), shutdown_deadline_s=30)
+    view = _view(State.started, runs=True, options=options, shutdown=REBOOT)
+    assert _step(view, 50.0 + patience_s - 0.1)[1].actions == ()
+    assert _step(view, 50.0 + patience_s)[1].actions == (Stop(SID, "o1"),)
+
+
+# Disarmed
+
+
+def test_disarmed_nothing_is_done_and_the_lease_is_given_back_after_the_acknowledgements() -> None:
+    view = _view(State.started)
+    disarmed = ManagerStatus(
+        service_status=view.status.service_status,
+        disarm=Disarm(mode="freeze", state=DisarmState.disarmed, since=0, for_s=60),
+    )
+    view = replace(view, status=disarmed, written=LrmStatus(incarnation=3, session="s", tracked=(SID,)))
+    _, steps = _step(view)
+    assert (steps.actions, steps.status.tracked, steps.is_lease_wanted) == ((), (), False)
+    assert steps.register == (SID,), "guarded as long as the store says that it is"
+    assert _step(replace(view, written=steps.status))[1].register == ()
+
+
+def test_an_ignored_resource_is_neither_guarded_nor_does_it_want_a_lease() -> None:
+    ignored = {SID: Resource(SID, Request.ignored)}
+    view = _view(State.started, status=ManagerStatus(), resources=ignored, registered=())
+    _, steps = _step(view)
+    assert (steps.register, steps.is_lease_wanted) == ((), False)

@@ -160,8 +160,10 @@ def test_who_does_not_lead_or_has_no_majority_decides_nothing() -> None:
 def test_a_resources_file_that_does_not_parse_changes_nothing() -> None:
     view = replace(_view(_service(State.started)), resources=None)
     assert _next(view).state is State.started
-    view = replace(_view(_service(State.stopped)), resources=None)
+    view = replace(_view(_service(State.stopped, request="stopped")), resources=None)
     assert _next(view).state is State.stopped
+    dead = replace(_view(_service(State.recovery, request="stopped"), FENCED_1), resources=None)
+    assert _next(dead).request == "stopped", "it was not wanted, wherever it is on its way to"
 
 
 def test_a_removed_resource_is_forgotten() -> None:

@@ -2,9 +2,10 @@
 
 import pytest
 
-from ha.resources import Request, parse_resources
+from ha.resources import Request, parse_resources, with_added, with_changed, without_resource
 from ha.status import LrmStatus, ManagerStatus, parse_lrm_status, parse_manager_status, render
-from kvorum.errors import ConfigError
+from kvorum.config import SectionConfig
+from kvorum.errors import AlreadyExists, ConfigError, InvalidInput, NotFound
 
 
 def test_resources_are_read_in_proxmox_ves_format() -> None:
@@ -58,3 +59,35 @@ def test_a_status_that_cannot_be_read_is_refused_with_its_path() -> None:
 def test_equal_statuses_give_equal_bytes() -> None:
     assert render(LrmStatus(session="a")) == render(LrmStatus(session="a"))
     assert render(LrmStatus()).endswith(b"\n")
+
+
+# Edits
+
+TEXT = "# mine\nvm: 100\n\tstate started\n\tour-key 7\n\nct: 101\n\tstate stopped\n\n# end\n"
+
+
+def test_an_edit_keeps_order_comments_and_unknown_keys() -> None:
+    config = SectionConfig.parse(TEXT)
+    changed = with_changed(config, "vm:100", {"state": "disabled", "max_restart": "3"})
+    assert changed.render() == TEXT.replace(
+        "state started\n\tour-key 7\n", "state disabled\n\tour-key 7\n\tmax_restart 3\n"
+    )
+    assert with_changed(changed, "vm:100", {"state": "started"}, delete=("max_restart",)).render() == TEXT
+    added = with_added(config, "vm:102", {"failback": "0"})
+    assert added.render().startswith(TEXT)
+    assert parse_resources(added.render())["vm:102"].failback is False  # type: ignore[index]
+    assert without_resource(added, "vm:102").render().rstrip() == TEXT.rstrip()
+    assert "ct: 101" not in without_resource(config, "ct:101").render()
+
+
+def test_an_edit_refuses_what_makes_no_sense() -> None:
+    config = SectionConfig.parse(TEXT)
+    with pytest.raises(AlreadyExists):
+        with_added(config, "vm:100")
+    for missing in (lambda: with_changed(config, "vm:999", {}), lambda: without_resource(config, "vm:999")):
+        with pytest.raises(NotFound):
+            missing()
+    assert without_resource(config, "vm:999", missing_ok=True) == config
+    for entries in ({"state": "running"}, {"max_restart": "-1"}, {"max_relocate": "x"}, {"failback": "maybe"}):
+        with pytest.raises(InvalidInput):
+            with_changed(config, "vm:100", entries)

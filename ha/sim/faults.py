@@ -1,0 +1,100 @@
+"""What breaks: each a function of the world and of a source of chance of its own, so that leaving one out changes no other."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .host import Host
+    from .world import World
+
+Event = Callable[["World", Random], None]
+
+
+def any_host(world: "World", random: Random) -> "Host":
+    return world.hosts[random.choice(sorted(world.hosts))]
+
+
+def cut(world: "World", random: Random) -> None:
+    names = sorted(world.hosts)
+    if random.random() < 0.75:
+        lonely = random.sample(names, random.randint(1, len(names) // 2))
+        edges = {frozenset((one, other)) for one in lonely for other in names if other not in lonely}
+    else:
+        edges = {frozenset(random.sample(names, 2))}
+    world.cut_edges(edges, random.choice((1.0, 4.0, random.uniform(8.5, 11.0), 20.0)))
+
+
+def join(world: "World", _random: Random) -> None:
+    if world.cuts:
+        world.checks.tell("the network is whole")
+        world.cuts.clear()
+
+
+def power(world: "World", random: Random) -> None:
+    host = any_host(world, random)
+    host.power_off("power cut")
+    world.timeline.after(random.uniform(1, 25), partial(world.unless_healing, host.power_on))
+
+
+def freeze(world: "World", random: Random) -> None:
+    host = any_host(world, random)
+    host.freeze()
+    world.timeline.after(random.choice((0.5, 2, 4, 8, 11, 15, 20)) * random.uniform(0.8, 1.2), host.thaw)
+
+
+def freeze_at_answer(world: "World", random: Random) -> None:
+    any_host(world, random).freeze_at_answer_s = random.uniform(4, 25)
+
+
+def freeze_at_start(world: "World", random: Random) -> None:
+    any_host(world, random).freeze_at_start_s = random.uniform(9, 25)
+
+
+def kill_keeper(world: "World", random: Random) -> None:
+    host = any_host(world, random)
+    if host.keeper is not None and not host.is_frozen:
+        host.kill_keeper()
+        # Without a device nothing replaces a keeper that stays dead: a gap that the docs name.
+        host.after(random.uniform(0.1, 8.0 if host.has_watchdog else 2.0), host.start_keeper)
+
+
+def restart_daemon(world: "World", random: Random) -> None:
+    daemon = world.daemons[random.choice(sorted(world.daemons))]
+    world.checks.tell(f"{daemon.host.name}: kvorum-ha restarts")
+    daemon.stop()
+    daemon.host.after(random.uniform(0.1, 6.0), daemon.start)
+
+
+def crash_guest(world: "World", random: Random) -> None:
+    any_host(world, random).crash_guest(random.choice(world.sids))
+
+
+def spoil(world: "World", random: Random) -> None:
+    host, sid = any_host(world, random), random.choice(world.sids)
+    world.checks.tell(f"{host.name}: {sid} will not start here")
+    host.bad_starts ^= {sid}
+
+
+def jump(world: "World", random: Random) -> None:
+    """Of a wall clock."""
+    world.daemons[random.choice(sorted(world.daemons))].epoch += random.choice((-1e6, -100, 100, 1e6))
+
+
+FAULTS: Mapping[str, Event] = {
+    "cut": cut,
+    "cut-again": cut,
+    "join": join,
+    "power": power,
+    "power-again": power,
+    "freeze": freeze,
+    "freeze-again": freeze,
+    "freeze-at-answer": freeze_at_answer,
+    "freeze-at-start": freeze_at_start,
+    "kill-keeper": kill_keeper,
+    "restart-daemon": restart_daemon,
+    "crash-guest": crash_guest,
+    "spoil": spoil,
+    "jump": jump,
+}
