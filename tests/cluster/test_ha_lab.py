@@ -186,6 +186,54 @@ def test_a_guest_is_stopped_and_started_by_what_is_asked_of_ha(lab: Lab, watch: 
     until(lambda: is_started(lab, VM), "HA in charge")
 
 
+def test_an_operator_asks_plans_and_moves_and_the_cluster_does_what_was_foretold(
+    lab: Lab, watch: SingleRunWatch
+) -> None:
+    """add, rule, explain, maintenance, migrate, disarm and arm, and a death that comes as it was simulated."""
+    operator = next(node for node in lab.nodes if node.name != owner(lab, VM).name)
+    kvorum_ha(operator, "remove", CONTAINER)
+    kvorum_ha(operator, "add", CONTAINER, "--max-relocate", "2", "--comment", "of the operator")
+    until(lambda: is_started(lab, CONTAINER), "the container under HA again")
+    both = ("--resources", f"{VM},{CONTAINER}")
+    kvorum_ha(operator, "rule", "add", "resource-affinity", "apart", *both, "--affinity", "negative")
+    until(lambda: owner(lab, VM).name != owner(lab, CONTAINER).name and is_all_well(lab, watch), "them apart")
+    pair = ("rule", "add", "resource-affinity", "pair", *both, "--affinity", "positive")
+    refused = kvorum_ha(operator, *pair, fails=True)
+    assert "apart (ct:101, vm:100 apart) and pair (ct:101, vm:100 together)" in refused
+
+    # Maintenance takes the running guest away and gives it back.
+    boot, _ = newest_beat(lab)
+    drained = owner(lab, VM)
+    plan = kvorum_ha(operator, "maintenance", "enable", drained.name, "--yes")
+    target = owner(lab, VM).name
+    assert target != drained.name
+    assert f"{VM}  {drained.name}    {target}" in plan
+    assert next(one for one in known_status(lab).nodes if one.name.endswith(drained.name)).maintenance
+    assert "takes no guests" in kvorum_ha(operator, "migrate", VM, drained.name, fails=True)
+    kvorum_ha(operator, "maintenance", "disable", drained.name)
+    until(lambda: owner(lab, VM).name == drained.name and is_started(lab, VM), "the guest's return by itself")
+    third = next(node for node in lab.nodes if node.name not in (drained.name, owner(lab, CONTAINER).name))
+    assert "done" in kvorum_ha(operator, "migrate", VM, third.name)
+    assert (owner(lab, VM).name, newest_beat(lab)[0]) == (third.name, boot)
+
+    # While HA is disarmed no lease is held and the guest runs on.
+    assert "HA is disarmed" in kvorum_ha(operator, "disarm", "--for", "5m")
+    found = known_status(lab)
+    assert (found.disarm.state, {node.lease_age_seconds for node in found.nodes}) == ("disarmed", {-1.0})
+    assert newest_beat(lab)[0] == boot
+    kvorum_ha(operator, "arm")
+    until(lambda: is_all_well(lab, watch), "HA armed again")
+
+    # What is foretold happens.
+    foretold = json.loads(kvorum_ha(operator, "simulate", "--kill", third.name, "-o", "json"))
+    (outcome,) = (one for one in foretold["outcomes"] if one["sid"] == VM)
+    assert outcome["target_node"].removeprefix("nodes/") in told_after(kvorum_ha(operator, "explain", VM), "starts on")
+    third.kill()
+    new = runs_elsewhere(lab, watch, VM, third)
+    assert f"nodes/{new}" == outcome["target_node"]
+    kvorum_ha(next(node for node in lab.nodes if node.is_on), "rule", "remove", "apart")
+
+
 def test_a_node_that_leaves_by_force_has_ended_its_guest_before_another_starts_it(
     lab: Lab, watch: SingleRunWatch
 ) -> None:
@@ -218,6 +266,21 @@ def status(lab: Lab) -> ha_pb2.GetHaStatusResponse | None:
     with suppress(KvorumError), client_at(lab) as client:
         return client.ha.status()
     return None
+
+
+def kvorum_ha(node: Node, *arguments: str, fails: bool = False) -> str:
+    """What the command says on that node, on both outputs."""
+    done = node.run(["kvorum", "--timeout", "60", "ha", *arguments], timeout_s=120.0, is_checked=False)
+    assert (done.returncode != 0) == fails, (arguments, done.stdout, done.stderr)
+    return str(done.stdout + done.stderr)
+
+
+def told_after(text: str, words: str) -> str:
+    return text.partition(words)[2].partition(" about")[0]
+
+
+def known_status(lab: Lab) -> ha_pb2.GetHaStatusResponse:
+    return until(lambda: status(lab), "HA's status")
 
 
 def resource(lab: Lab, sid: str) -> ha_pb2.HaResource:
