@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROTOS := $(wildcard proto/kvorum/v1/*.proto)
 STAMP := $(VENV)/.stamps
 
-.PHONY: help demo test test-store check dev proto bench bench-store sim sim-ha fault clean system
+.PHONY: scenarios help demo test test-store check dev proto bench bench-store sim sim-ha fault clean system
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ sim: $(STAMP)/dev ## the store's consensus under virtual time and every fault: m
 
 sim-ha: $(STAMP)/dev ## HA under virtual time: make sim-ha SEEDS=1000
 	$(BIN)/python -m ha.sim --seeds $(or $(SEEDS),200)
+
+scenarios: $(STAMP)/dev ## HA through timed events from a file: make scenarios FILE=scenarios.json OUT=outcomes.json
+	$(BIN)/python -m ha.sim.scenarios $(FILE) $(OUT)
 
 fault: $(STAMP)/dev ## real daemons under kills, freezes, cuts, full and slow disks, power loss: make fault MINUTES=1 NODES=5 SEED=7
 	$(BIN)/python tests/fault/fault_run.py --minutes $(or $(MINUTES),10) --nodes $(or $(NODES),3) $(if $(SEED),--seed $(SEED))

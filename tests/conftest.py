@@ -12,6 +12,10 @@ from leftovers import Traces, observe
 before = pytest.StashKey[Traces]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rewrite", action="store_true", help="write golden files anew instead of comparing with them")
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.stash[before] = observe()
 
