@@ -19,7 +19,7 @@ from ha.leases import DEFAULT, Lease
 from ha.load import Demand, Mode, Use
 from ha.manager import Quiet, decide
 from ha.options import Options
-from ha.placement import NodeFacts, Placed, Policy, Situation, if_lost
+from ha.placement import NodeFacts, Placed, Policy, Situation
 from ha.resources import Resource
 from ha.rules import Affinity, NodeAffinity, ResourceAffinity, Rule, RuleCache, Rules, compile_rules
 from ha.status import LrmStatus, ManagerStatus, NodeState, Result, Service, State
@@ -145,7 +145,6 @@ def alone() -> Iterator[tuple[str, float]]:
     situation = Situation(facts, placed, compile_rules(made, sids, names), demands, Policy(Mode.static))
     budget, due = Budget(max_moves=4), History(over_since=0.0)
     yield "balancing: four moves of a cluster half empty", took_ms(lambda: balance(situation, budget, 99.0, due, sids))
-    yield "what if a node died now", took_ms(lambda: if_lost(names[:1], situation))
 
 
 def main() -> int:

@@ -46,14 +46,10 @@ NOTHING = Use()
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a guest is configured to use at most, and what it was measured to use; no cores means all of a node's.
-
-    `order` is the `order=` of its `startup` line: the lowest is recovered first, those without one last.
-    """
+    """What a guest is configured to use at most, and what it was measured to use; no cores means all of a node's."""
 
     most: Use = NOTHING
     measured: Use | None = None
-    order: int | None = None
 
     def expected(self, mode: Mode) -> Use:
         return self.measured if mode is Mode.dynamic and self.measured is not None else self.most

@@ -76,9 +76,7 @@ def _placement(picture: Picture, sid: Sid, service: Service) -> tuple[str, ...]:
         failed=service.failed_nodes,
         maintenance_node=service.maintenance_node,
     )
-    return tuple(
-        line.strip() for line in explain(query, Placing(picture.view).situation).lines() if "dies:" not in line
-    )
+    return tuple(line.strip() for line in explain(query, Placing(picture.view).situation).lines())
 
 
 def _if_lost(picture: Picture, sid: Sid, service: Service, fence_in_s: float, now: float) -> tuple[str, ...]:

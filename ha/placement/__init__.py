@@ -1,7 +1,7 @@
 """Which node takes a guest, and why: one scorer for start, recovery, balancing, another try and what-if. Pure.
 
 `situation` is what is known, `board` the working copy of it in which a round puts one guest after the other, `choice` the answer.
-`choose_node` asks a situation once, `what_if` asks one that has not come about. Four things are weighed, each only among nodes
+`choose_node` asks a situation once, `explanation` tells why. Four things are weighed, each only among nodes
 that are equal in those before:
 
 1. what may never be: node not ready, tried in vain, forbidden by a strict rule, no room;
@@ -14,8 +14,8 @@ What must stay out: leases, states, orders. Whether a node is ready is the manag
 
 from .board import Board, choose_node
 from .choice import Choice, Ranked
+from .explanation import Explanation, explain
 from .situation import NodeFacts, Placed, Policy, Preference, Query, Situation
-from .what_if import Explanation, explain, if_lost, recovery_order
 
 __all__ = [
     "Board",
@@ -30,6 +30,4 @@ __all__ = [
     "Situation",
     "choose_node",
     "explain",
-    "if_lost",
-    "recovery_order",
 ]

@@ -14,8 +14,6 @@ from ha.placement import (
     Situation,
     choose_node,
     explain,
-    if_lost,
-    recovery_order,
 )
 from ha.rules import Affinity, NodeAffinity, ResourceAffinity, Rule, compile_rules
 from kvorum.ids import NodeName, Sid
@@ -86,11 +84,14 @@ def test_the_first_of_a_group_looks_for_room_for_all_of_it() -> None:
     nodes = {N1: NodeFacts(capacity=Use(8, 10 * GIB)), N2: NodeFacts(capacity=Use(8, 30 * GIB), other_guests=9)}
     demands = {sid: Demand(Use(1, 8 * GIB)) for sid in (A, B)}
     dead = {**nodes, N3: NodeFacts("is silent")}
-    situation = replace(cluster({A: "n3", B: "n3"}, together(A, B), nodes=dead), demands=demands)
-    choices = if_lost([N3], situation, is_explained=True)
-    assert {sid: choice.node for sid, choice in choices.items()} == {A: "n2", B: "n2"}
-    assert choices[A].why_not(N1) == "has no room: the 2 guests that run together may use 16.0 GiB, 10.0 GiB are free"
-    assert choices[B].why_not(N1) == "is not n2, where vm:100 runs; rule together keeps them together"
+    board = Board(replace(cluster({A: "n3", B: "n3"}, together(A, B), nodes=dead), demands=demands))
+    first = board.choose(Query(A), is_explained=True)
+    assert first.node == "n2"
+    assert first.why_not(N1) == "has no room: the 2 guests that run together may use 16.0 GiB, 10.0 GiB are free"
+    board.put(A, Placed("n3", "n2"))
+    second = board.choose(Query(B), is_explained=True)
+    assert second.node == "n2"
+    assert second.why_not(N1) == "is not n2, where vm:100 runs; rule together keeps them together"
 
 
 def test_those_that_look_for_a_place_themselves_are_thought_of_and_those_that_rest_are_not() -> None:
@@ -181,12 +182,7 @@ def test_a_node_of_unknown_size_makes_placement_count_guests() -> None:
     assert choose_node(Query(B), situation).why == "n2 has the fewest guests (0)"
 
 
-def test_recovery_begins_with_the_start_order_and_then_with_the_largest() -> None:
-    demands = {A: Demand(Use(1, 1 * GIB)), B: Demand(Use(1, 9 * GIB)), C: Demand(order=2), D: Demand(order=1)}
-    assert recovery_order([A, B, C, D], Situation({}, demands=demands)) == [D, C, B, A]
-
-
-def test_an_explanation_says_what_binds_it_and_what_happens_if_its_node_dies() -> None:
+def test_an_explanation_says_what_binds_it_and_what_speaks_against_each_other_node() -> None:
     situation = cluster({A: "n1", B: "n2"}, apart(A, B), near("prefer", A, nodes="n1"))
     found = explain(Query(A, Preference.none, "n1"), situation)
     assert found.lines() == (
@@ -195,7 +191,6 @@ def test_an_explanation_says_what_binds_it_and_what_happens_if_its_node_dies() -
         "  would rather run on n1 (prefer, weight 100)",
         "  n3 would do, but n1 suits the rules better: rule prefer would rather have it elsewhere",
         "  n2 has vm:101, which rule apart keeps apart from it",
-        "  if n1 dies: n3 is the only node that will do",
     )
     assert explain(Query(C), situation).lines()[0] == "ct:102 runs nowhere"
 
