@@ -42,10 +42,14 @@ class Mirror:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            with suppress(KvorumError, TimeoutError):
+            try:
                 await self.load()
-                await self._follow()
-            await asyncio.sleep(RETRY_S if not self.index else 0.0)
+                if self.index:
+                    await self._follow()
+                    continue
+            except (KvorumError, TimeoutError) as error:
+                log.debug("the mirror begins anew: %s", error)
+            await asyncio.sleep(RETRY_S)
 
     def snapshot(self) -> "Mapping[str, store_pb2.Entry]":
         """The files as they are now; the same mapping until they change."""

@@ -234,6 +234,27 @@ def test_an_operator_asks_plans_and_moves_and_the_cluster_does_what_was_foretold
     kvorum_ha(next(node for node in lab.nodes if node.is_on), "rule", "remove", "apart")
 
 
+def test_an_operators_command_moves_the_guest_live_and_is_answered(lab: Lab, watch: SingleRunWatch) -> None:
+    source = owner(lab, VM)
+    target = next(node for node in lab.nodes if node.name != source.name)
+    boot, count = newest_beat(lab)
+    assert command(lab, source, f"migrate {VM} {target.name}")["state"] == "done"
+    until(lambda: watch.where(VM) == {target.name} and is_started(lab, VM), "HA in charge at the target")
+    goes_on(lab, boot, count + 4)
+    refused = command(lab, source, f"migrate {VM} {target.name}")
+    assert (refused["state"], "already" in refused["cause"]) == ("refused", True)
+
+
+def test_disarmed_no_lease_is_held_and_guests_run_on(lab: Lab, watch: SingleRunWatch) -> None:
+    node = owner(lab, VM)
+    number = pid(lab, VM)
+    command(lab, node, "disarm-ha freeze 25")
+    until(lambda: {one.state for one in found.nodes} == {"idle"} if (found := status(lab)) else False, "no lease")
+    assert pid(lab, VM) == number
+    until(lambda: is_all_well(lab, watch), "HA armed again, by itself")
+    assert pid(lab, VM) == number
+
+
 def test_a_node_that_leaves_by_force_has_ended_its_guest_before_another_starts_it(
     lab: Lab, watch: SingleRunWatch
 ) -> None:
@@ -248,6 +269,19 @@ def test_a_node_that_leaves_by_force_has_ended_its_guest_before_another_starts_i
 
 
 # Asking
+
+
+def command(lab: Lab, node: Node, text: str) -> dict[str, str]:
+    """What HA finally answers to an operator's command."""
+    name = secrets.token_hex(4)
+    script = f"mkdir -p /etc/kvorum/ha/commands && echo '{text}' >/etc/kvorum/ha/commands/{name}"
+    node.run(["sh", "-c", script])
+
+    def answer() -> dict[str, str] | None:
+        told = json.loads(node.run(["cat", "/etc/kvorum/ha/manager_status"]).stdout).get("answers", {}).get(name)
+        return told if told is not None and told["state"] != "accepted" else None
+
+    return until(answer, f"the answer to {text!r}")
 
 
 @contextmanager

@@ -7,9 +7,23 @@ from ha.keeper import core
 from ha.lease_state import LIVE
 from ha.leases import FAST, Lease
 from ha.manager import FenceLease, MoveConfig, decide, has_released
+from ha.options import Options
 from ha.resources import Request, Resource, parse_resources
-from ha.status import LrmStatus, ManagerStatus, Result, Service, State, parse_lrm_status, parse_manager_status, render
-from ha.view import Config, Node, View
+from ha.rules import Affinity, NodeAffinity, ResourceAffinity, compile_rules
+from ha.status import (
+    Disarm,
+    DisarmState,
+    LrmStatus,
+    ManagerStatus,
+    Mode,
+    Result,
+    Service,
+    State,
+    parse_lrm_status,
+    parse_manager_status,
+    render,
+)
+from ha.view import Command, Config, Node, View
 from kvorum.errors import ConfigError
 from kvorum.ids import NodeName, NodeUid, Sid
 
@@ -27,6 +41,9 @@ services = st.builds(
     failed_nodes=st.lists(st.sampled_from(NAMES), max_size=2).map(tuple),
     failures=st.integers(0, 9),
     retry_at=st.integers(0, 2000),
+    cmd=st.sampled_from(((), ("migrate", "n2"), ("relocate", "n3"), ("stop", "5"))),
+    maintenance_node=st.sampled_from(("", *NAMES)),
+    running=st.integers(0, 1),
 )
 statuses = st.builds(
     LrmStatus,
@@ -34,6 +51,28 @@ statuses = st.builds(
     incarnation=st.integers(0, 3),
     tracked=st.lists(st.sampled_from(SIDS), unique=True).map(lambda sids: tuple(sorted(sids))),
     session=st.just("s"),
+    mode=st.sampled_from(Mode),
+)
+disarms = st.none() | st.builds(
+    Disarm,
+    mode=st.just("freeze"),
+    state=st.sampled_from(DisarmState),
+    since=st.integers(900, 1100),
+    for_s=st.integers(1, 200),
+)
+APART = ResourceAffinity("apart", frozenset(SIDS), Affinity.negative)
+TOGETHER = ResourceAffinity("together", frozenset(SIDS), Affinity.positive)
+ONLY = NodeAffinity("only", frozenset(SIDS[:1]), {NodeName("n1"): 0, NodeName("n2"): 1}, is_strict=True)
+rule_sets = st.sampled_from(((), (APART,), (TOGETHER,), (ONLY,), (APART, ONLY)))
+texts = st.sampled_from(
+    (
+        "migrate vm:100 n2",
+        "relocate vm:100 n3",
+        "stop vm:100 0",
+        "enable-node-maintenance n1",
+        "disarm-ha freeze 9",
+        "arm-ha",
+    )
 )
 leases = st.none() | st.builds(
     Lease, st.integers(1, 3), st.integers(0, 5), st.booleans(), st.floats(0, 20), st.just(FAST.terms)
@@ -54,8 +93,15 @@ def views(draw: st.DrawFn) -> View:
         nodes=nodes,
         resources={sid: Resource(sid, request) for sid, request in requests.items()},
         configs={sid: Config(NodeName(place), 3) for sid, place in places.items()},
-        status=ManagerStatus(service_status=draw(st.dictionaries(st.sampled_from(SIDS), services))),
+        status=ManagerStatus(
+            service_status=draw(st.dictionaries(st.sampled_from(SIDS), services)),
+            disarm=draw(disarms),
+            node_request=draw(st.sampled_from(({}, {"n1": {"maintenance": 1}}))),
+        ),
         status_version=7,
+        commands=tuple(Command(f"c{number}", 3, text) for number, text in enumerate(draw(st.lists(texts, max_size=2)))),
+        rules=compile_rules(draw(rule_sets), SIDS, [NodeName(name) for name in NAMES]),
+        options=Options(rebalances_on_start=draw(st.booleans())),
     )
 
 
@@ -103,7 +149,9 @@ def test_actions_follow_only_from_what_may_be_done(view: View) -> None:
                 assert lease.age_s > FAST.takeover_after_s
                 assert (lease.incarnation, lease.renewal) == (action.incarnation, action.renewal)
             case MoveConfig():
-                assert view.status.service_status[action.sid].state is State.recovery
+                entry = view.status.service_status[action.sid]
+                assert entry.state is State.recovery or not _may_run_on(view, action.sid, entry)
+                assert not view.status.is_disarmed
                 assert view.configs[action.sid].version == action.expected_version
 
 
