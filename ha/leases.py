@@ -147,10 +147,10 @@ FAST = Profile()
 NORMAL = Profile(
     name="normal",
     tolerates_s=8.0,
-    renew_period_s=2.0,
+    renew_period_s=3.0,
     call_deadline_s=1.5,
     pause_after_s=8.0,
-    kill_grace_s=2.5,
+    kill_grace_s=3.5,
     watchdog_s=9.0,
 )
 PATIENT = Profile(

@@ -15,7 +15,7 @@ from typing import Protocol
 
 Data = bytes | bytearray | memoryview
 
-_ZEROS = bytes(256 * 1024)
+_ZEROS = bytes(4096)
 
 
 class File(Protocol):
@@ -110,6 +110,8 @@ class LocalFile:
         if size <= start:
             return
         os.posix_fallocate(self._handle, start, size - start)
+        # A page at a time: what is written in one go the kernel may keep as one large folio, and each small write into it then
+        # counts as one of the whole folio.
         for at in range(start, size, len(_ZEROS)):
             self.write(memoryview(_ZEROS)[: size - at], at=at)
 

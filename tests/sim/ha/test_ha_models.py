@@ -1,0 +1,51 @@
+"""The models to their last state, and the faults that each must find. `python -m ha.model` prints the counterexamples."""
+
+from functools import partial
+
+import pytest
+
+from ha.model import memory, ownership
+from ha.model.__main__ import first_broken
+from ha.model.explore import explore
+
+
+@pytest.mark.parametrize("name", ownership.STARTS)
+def test_no_order_of_events_lets_a_guest_run_twice(name: str) -> None:
+    found = explore(ownership.STARTS[name], partial(ownership.steps, ownership.Rules()), ownership.broken)
+    assert found.broken == ""
+    assert found.states > 10_000, "a model in which nothing happens proves nothing"
+
+
+@pytest.mark.parametrize("name", ownership.MUTATIONS)
+def test_a_fault_in_the_rules_of_ownership_has_a_counterexample(name: str) -> None:
+    found = first_broken(ownership.STARTS, ownership.steps, ownership.MUTATIONS[name], ownership.broken)
+    assert found is not None
+    assert found.broken.startswith("the guest runs on ")
+
+
+@pytest.mark.parametrize("name", memory.STARTS)
+def test_renewals_that_a_majority_keeps_in_memory_would_be_safe(name: str) -> None:
+    found = explore(memory.STARTS[name], partial(memory.steps, memory.Rules()), memory.broken)
+    assert found.broken == ""
+    assert found.states > 10_000
+
+
+@pytest.mark.parametrize("name", memory.MUTATIONS)
+def test_a_fault_in_the_rules_of_memory_has_a_counterexample(name: str) -> None:
+    found = first_broken(memory.STARTS, memory.steps, memory.MUTATIONS[name], memory.broken)
+    assert found is not None
+    assert found.broken == "X is fenced and lives"
+
+
+def test_the_shortest_story_is_told() -> None:
+    def steps(state: int) -> list[tuple[str, int]]:
+        return [("one more", state + 1), ("twice as many", state * 2)] if state < 20 else []
+
+    found = explore(1, steps, lambda state: "ten" if state == 10 else "")
+    assert found.story == ("one more", "twice as many", "one more", "twice as many")
+    assert explore(1, steps, lambda _state: "").broken == ""
+
+
+def test_a_model_that_is_too_large_proves_nothing() -> None:
+    with pytest.raises(AssertionError, match="smaller"):
+        explore(0, lambda state: [("on", state + 1)], lambda _state: "", limit=100)
