@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from ha.keeper import core, guard
 from ha.keeper.guard import Guard, Lateness
 from ha.keeper.link import Call
-from ha.keeper.processes import Guests
+from ha.keeper.processes import Guarded, Guests, scan
 from ha.keeper.records import Record
 from ha.lease_state import LIVE, NONE, LeaseState, boot_id, boottime, read
 from ha.leases import FAST, PATIENT
@@ -72,9 +74,14 @@ class FakeBox:
 def guest() -> Iterator[subprocess.Popen[bytes]]:
     """A process that looks like QEMU to the keeper."""
     script = "import time; time.sleep(60)"
-    with subprocess.Popen(["python3", "-c", script, "-name", f"guest=kvorum-{VMID}"]) as process:
+    with subprocess.Popen([sys.executable, "-c", script, "-name", f"guest=kvorum-{VMID}"]) as process:
+        # It is no guest before it has become another program.
+        while not scan([Guarded(SID)]):
+            time.sleep(0.005)
         yield process
         process.kill()
+    while scan([Guarded(SID)]):
+        time.sleep(0.005)
 
 
 @pytest.fixture
