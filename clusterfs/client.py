@@ -315,9 +315,11 @@ class StoreClient:
         request = replica_pb2.RenewLeaseRequest(uid=uid, incarnation=incarnation, terms=terms)
         return (await self._call(self._replica.RenewLease, request, deadline_s)).renewal
 
-    async def fence_lease(self, uid: str, incarnation: int, renewal: int, *, deadline_s: float = WRITE_S) -> None:
-        """Raises StaleVersion when the lease has been renewed meanwhile."""
-        request = replica_pb2.FenceLeaseRequest(uid=uid, incarnation=incarnation, renewal=renewal)
+    async def fence_lease(
+        self, uid: str, incarnation: int, renewal: int, *, confirmed: str = "", deadline_s: float = WRITE_S
+    ) -> None:
+        """Raises StaleVersion when the lease has been renewed meanwhile, or with `confirmed`, is of another life."""
+        request = replica_pb2.FenceLeaseRequest(uid=uid, incarnation=incarnation, renewal=renewal, confirmed=confirmed)
         await self._call(self._replica.FenceLease, request, deadline_s)
 
     async def list_leases(self, *, deadline_s: float = READ_S) -> replica_pb2.ListLeasesResponse:

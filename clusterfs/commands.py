@@ -136,11 +136,15 @@ class LeaseRest(_Op, frozen=True, tag="lease_rest"):
 
 
 class LeaseFence(_Op, frozen=True, tag="lease_fence"):
-    """Declare a lease dead, provided that it was not renewed beyond `renewal`."""
+    """Declare a lease dead, provided that it was not renewed beyond `renewal`.
+
+    Or, whatever was renewed, because its holder is proven off: `confirmed` says by what. Also that is for one incarnation.
+    """
 
     uid: str
     incarnation: int
     renewal: int
+    confirmed: str = ""
 
 
 class Configure(_Op, frozen=True, tag="configure"):

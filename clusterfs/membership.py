@@ -155,7 +155,8 @@ def lease(
         case LeaseFence():
             if held is None:
                 return leases, Refusal(Code.not_found, f"{op.uid} holds no lease")
-            if held.incarnation != op.incarnation or (held.renewal != op.renewal and not held.fenced):
+            went_on = held.renewal != op.renewal and not held.fenced and not op.confirmed
+            if held.incarnation != op.incarnation or went_on:
                 return leases, Refusal(Code.stale, f"the lease went on: {held.incarnation}/{held.renewal}")
             after = msgspec.structs.replace(held, fenced=True)
             number = after.renewal

@@ -20,12 +20,24 @@ from .acts import Acts
 from .balance import History
 from .black_box import BlackBox
 from .endings import Endings
+from .fencing.fencer import Fencer
 from .hands import Hands
 from .lease_state import boottime
 from .loads import Loads
 from .mirror import Mirror
 from .status import MANAGER_STATUS, LrmStatus, ManagerStatus, lrm_status_path, render
-from .world import Absences, KeeperFiles, Parsed, Reading, local_view, manager_view, read_profile, read_store
+from .world import (
+    Absences,
+    KeeperFiles,
+    Parsed,
+    Reading,
+    fence_candidates,
+    local_view,
+    manager_view,
+    read_fence_config,
+    read_profile,
+    read_store,
+)
 
 if TYPE_CHECKING:
     from clusterfs.client import StoreClient
@@ -57,6 +69,7 @@ class Rounds:
         self._quiet = manager.Quiet()
         self._history = History()
         self._loads = Loads(store)
+        self._fencer = Fencer(store)
         self._is_manager = False
         self._is_settled = False
         self._shutdown: lrm.Shutdown | None = None
@@ -109,7 +122,7 @@ class Rounds:
             # A replica that has just started shows the past until it has caught up: decide nothing on it.
             if not reading.replica.ready:
                 return
-            await self._manage(reading)
+            await self._manage(reading, group)
             if self._is_settled:
                 await self._keep_local(reading, group)
             self._say_trouble("")
@@ -127,7 +140,7 @@ class Rounds:
 
     # As manager
 
-    async def _manage(self, reading: Reading) -> None:
+    async def _manage(self, reading: Reading, group: asyncio.TaskGroup) -> None:
         if reading.leases.leader != self._is_manager:
             self._is_manager = reading.leases.leader
             log.info("this node is %s", "the manager now" if self._is_manager else "no longer the manager")
@@ -136,6 +149,14 @@ class Rounds:
         await self._loads.refresh(boottime())
         view = manager_view(reading, self._identity, self._parsed, self._absences, now=boottime())
         view = self._loads.added_to(view, self._history)
+        if view.is_quorate:
+            self._fencer.look(
+                fence_candidates(view),
+                read_fence_config(reading, self._parsed),
+                own=self._identity.name,
+                members=len(view.nodes),
+                group=group,
+            )
         if self._quiet.is_same(view, reading.revision, time.time()):
             return
         decision = manager.decide(view, time.time())

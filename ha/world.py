@@ -21,6 +21,8 @@ from kvorum.ids import NodeName, NodeUid, Sid
 from kvorum.node import Identity, write_atomically
 
 from . import lease_state, lrm
+from .fencing.config import FENCE_CFG, FenceConfig, parse_fence_config
+from .fencing.plan import Candidate
 from .keeper.processes import Found, Guarded, scan
 from .leases import DEFAULT, LONGEST_TAKEOVER_S, Lease, Profile, Terms
 from .load import Demand, Use
@@ -32,6 +34,7 @@ from .status import (
     MANAGER_STATUS,
     LrmStatus,
     ManagerStatus,
+    State,
     lrm_status_path,
     parse_lrm_status,
     parse_manager_status,
@@ -202,6 +205,26 @@ def read_profile(reading: Reading, parsed: Parsed) -> Profile | None:
         )
     except ConfigError:
         return None
+
+
+def read_fence_config(reading: Reading, parsed: Parsed) -> FenceConfig:
+    """A damaged file switches nobody off; leases are waited for as ever."""
+    try:
+        return parsed.get(reading, FENCE_CFG, lambda content: parse_fence_config(content.decode()))
+    except ConfigError:
+        return FenceConfig()
+
+
+def fence_candidates(view: View) -> Mapping[str, Candidate]:
+    """Nodes that hold up guests when they are silent. None while HA is disarmed."""
+    if view.status.disarm is not None:
+        return {}
+    holders = {service.node for service in view.status.service_status.values() if service.state is not State.stopped}
+    return {
+        name: Candidate(name, node.uid, node.lease)
+        for name, node in view.nodes.items()
+        if node.lease is not None and name in holders
+    }
 
 
 async def local_view(

@@ -169,7 +169,7 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
         self, request: replica_pb2.FenceLeaseRequest, context: grpc.ServicerContext
     ) -> replica_pb2.FenceLeaseResponse:
         self._daemon.running.proposer.execute(
-            LeaseFence(request.uid, request.incarnation, request.renewal),
+            LeaseFence(request.uid, request.incarnation, request.renewal, request.confirmed),
             author(context),
             deadline_s=deadline(context),
         )

@@ -105,6 +105,8 @@ class Checks:
         self.fences += 1
         self.fenced.add((command.node, command.incarnation))
         assert self.store is not None
+        if command.is_confirmed:
+            return  # it says that the host is off, which is for S1 to judge
         age_s = self.timeline.now - self.store.renewed_truly_at.get(command.node, 0.0)
         takeover_s = self.store.truth.leases[command.node].terms.takeover_after_s
         if age_s < takeover_s * (1 - DEFAULT.drift):

@@ -5,6 +5,8 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
+from .store import Fence
+
 if TYPE_CHECKING:
     from .host import Host
     from .world import World
@@ -81,6 +83,26 @@ def jump(world: "World", random: Random) -> None:
     """Of a wall clock."""
     world.daemons[random.choice(sorted(world.daemons))].epoch += random.choice((-1e6, -100, 100, 1e6))
 
+
+def agent(world: "World", random: Random) -> None:
+    """A fence agent switches a node off, and somebody tells the log so, sooner or later."""
+    host = any_host(world, random)
+    held = world.store.truth.leases.get(host.name)
+    if held is None or held.is_resting:
+        return
+    fence = Fence(host.name, held.incarnation, 0, is_confirmed=True)
+    told_s, back_s = random.choice((0.1, 1.0, 20.0)), random.uniform(0.5, 20)
+
+    def off() -> None:
+        host.power_off(f"a fence agent, for lease {fence.incarnation}")
+        world.timeline.after(told_s, partial(world.propose, fence))
+        world.timeline.after(back_s, partial(world.unless_healing, host.power_on))
+
+    world.timeline.after(random.uniform(0.2, 6), off)
+
+
+# Not in every seed's swarm: for seeds that are about agents.
+AGENTS: Mapping[str, Event] = {"agent": agent}
 
 FAULTS: Mapping[str, Event] = {
     "cut": cut,

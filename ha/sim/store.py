@@ -64,9 +64,12 @@ class Rest:
 
 @dataclass(frozen=True, slots=True)
 class Fence:
+    """`is_confirmed`: an agent has switched that life of the node off, so renewals do not matter."""
+
     node: str
     incarnation: int
     renewal: int
+    is_confirmed: bool = False
 
 
 Command = Write | Remove | Move | Acquire | Renew | Rest | Fence
@@ -113,6 +116,7 @@ class State:
 
     # A mutation that the simulation must notice, when False.
     is_fence_guarded: bool = True
+    is_confirmation_guarded: bool = True
     index: int = 0
     files: dict[str, File] = field(default_factory=dict)
     leases: dict[str, Lease] = field(default_factory=dict)
@@ -166,7 +170,10 @@ class State:
             return Done(held.renewal + 1)
         if held is None:
             return Refused("not found")
-        if self.is_fence_guarded and (held.incarnation, held.renewal) != (command.incarnation, command.renewal):
+        if command.is_confirmed:
+            if self.is_confirmation_guarded and held.incarnation != command.incarnation:
+                return Refused("that life is over")
+        elif self.is_fence_guarded and (held.incarnation, held.renewal) != (command.incarnation, command.renewal):
             return Refused("the lease went on")
         self.leases[command.node] = replace(held, is_fenced=True)
         return Done(held.renewal)
@@ -207,6 +214,7 @@ class Store:
         can_talk: Callable[[str, str], bool],
         clock: Callable[[str], float],
         is_fence_guarded: bool = True,
+        is_confirmation_guarded: bool = True,
     ) -> None:
         self._timeline = timeline
         self._random = random
@@ -221,9 +229,9 @@ class Store:
         self.log: list[Entry] = []
         self.leader: str | None = None
         # As if one had applied everything at once: the truth that the checks go by.
-        self.truth = State(is_fence_guarded)
+        self.truth = State(is_fence_guarded, is_confirmation_guarded)
         self.renewed_truly_at: dict[str, float] = {}
-        self.replicas = {name: Replica(name, State(is_fence_guarded)) for name in names}
+        self.replicas = {name: Replica(name, State(is_fence_guarded, is_confirmation_guarded)) for name in names}
         self.on_commit: Callable[[Command, Answer], None] = lambda _command, _answer: None
         self._poll()
 

@@ -19,7 +19,7 @@ from kvorum.ids import NodeName, Sid
 from . import operators
 from .checks import Checks, Violation
 from .daemon import Daemon
-from .faults import FAULTS
+from .faults import AGENTS, FAULTS
 from .host import Faults, Host
 from .migration import Migration
 from .operators import OPERATORS
@@ -48,6 +48,8 @@ class Mutation:
     terms: Terms | None = None
     # The agent starts and resumes without a look at the lease's incarnation.
     skips_generation: bool = False
+    # What an agent confirms counts for whichever life the node is in by then.
+    confirms_any_life: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ class World:
             can_talk=self.can_talk,
             clock=lambda name: self.hosts[name].clock(),
             is_fence_guarded=not self.mutation.unguarded_fence,
+            is_confirmation_guarded=not self.mutation.confirms_any_life,
         )
         self.store.on_commit = self.checks.committed
         self.store.loss = self.random.choice((0, 0, 0.03, 0.15))
@@ -206,7 +209,7 @@ class World:
         self.timeline.run_until(self.timeline.now + 2.0 + self.random.uniform(0, 8))
 
     def _break(self, events: tuple[Planned, ...]) -> None:
-        every = {**FAULTS, **OPERATORS}
+        every = {**FAULTS, **AGENTS, **OPERATORS}
         began = self.timeline.now
         for event in events:
             self.timeline.run_until(began + event.at_s)

@@ -55,6 +55,7 @@ def _first_violation(mutation: Mutation, rule: str, first: int = 0, kinds: Seque
         pytest.param(Mutation(rejoins_uncleared=True), "S", id="a keeper takes a new lease before its guests are gone"),
         pytest.param(Mutation(terms=Terms(3.5, 5.0)), "S3", id="the manager takes over before T"),
         pytest.param(Mutation(goes_by_settings=True), "S", id="the manager goes by the profile that is chosen now"),
+        pytest.param(Mutation(confirms_any_life=True), "S", id="an agent confirms for any life of the node"),
         pytest.param(Mutation(lives_by_the_longer=True), "S1", id="a shorter profile is said before it is lived by"),
     ],
 )
@@ -65,6 +66,19 @@ def test_the_simulation_finds_a_fault_that_was_built_in(mutation: Mutation, rule
 def test_the_simulation_finds_an_age_that_counts_from_the_answer() -> None:
     kinds = ("freeze-at-answer", "freeze-at-answer", "freeze", "cut")
     assert _first_violation(Mutation(counts_from_reply=True), "S", first=100, kinds=kinds).violation
+
+
+AGENTS = ("agent", "agent", "cut", "power", "freeze", "restart-daemon")
+
+
+def test_what_fence_agents_confirm_late_runs_no_guest_twice() -> None:
+    outcomes = [simulate(seed, Mutation(), plan(Random(f"agents {seed}"), AGENTS)) for seed in range(40)]
+    assert [f"seed {outcome.seed}: {outcome.violation}" for outcome in outcomes if outcome.violation] == []
+    assert sum(outcome.fences for outcome in outcomes) > 40
+
+
+def test_the_simulation_finds_a_confirmation_that_is_for_any_life_of_the_node() -> None:
+    assert _first_violation(Mutation(confirms_any_life=True), "S", kinds=AGENTS).violation
 
 
 def test_the_simulation_finds_a_recovery_of_a_guest_that_was_never_guarded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -379,6 +379,15 @@ def test_a_lease_is_acquired_renewed_and_fenced_for_ever(story: Story) -> None:
     story.must(LeaseRenew(N1, 2))
 
 
+def test_a_confirmed_fence_asks_for_no_renewal_but_for_the_incarnation(story: Story) -> None:
+    story.must(LeaseAcquire(N1), LeaseRenew(N1, 1), LeaseRenew(N1, 1))
+    story.must(LeaseFence(N1, 1, 0, "fence_ipmilan"))
+    assert story.refused(LeaseRenew(N1, 1)) == Code.fenced
+    story.must(LeaseAcquire(N1))
+    assert story.refused(LeaseFence(N1, 1, 0, "fence_ipmilan")) == Code.stale, "it was switched on again since"
+    story.must(LeaseRenew(N1, 2))
+
+
 def test_a_lease_that_was_given_back_is_renewed_no_more(story: Story) -> None:
     story.must(LeaseAcquire(N1), LeaseRest(N1, 1))
     assert story.refused(LeaseRenew(N1, 1)) == Code.fenced
