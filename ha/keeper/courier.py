@@ -31,8 +31,11 @@ PRIORITY = 5
 _PR_SET_PDEATHSIG = 1
 
 
-def raise_nursery(uid: str, store: Path) -> socket.socket:
-    """Forks the nursery and, in it, couriers; returns the guard's end. Only from a process without threads."""
+def raise_nursery(uid: str, store: Path, *, ours_alone: int | None = None) -> socket.socket:
+    """Forks the nursery and, in it, couriers; returns the guard's end. Only from a process without threads.
+
+    `ours_alone`: a handle that ends with the guard, such as its lock: whoever comes after it need not wait for the others.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     guard = os.getpid()
     if os.fork() != 0:
@@ -41,6 +44,8 @@ def raise_nursery(uid: str, store: Path) -> socket.socket:
         return ours
     try:
         ours.close()
+        if ours_alone is not None:
+            os.close(ours_alone)
         _die_with(guard)
         _raise_couriers(uid, store, theirs)
     finally:

@@ -96,10 +96,10 @@ def main() -> None:
         signal.signal(number, _exit)
     # Children are nobody's business here: who must be replaced is replaced by the nursery.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    become_only()
+    lock = become_only()
     uid = wait_for_identity()
     # Forks, so it comes before the threads and before the memory is locked.
-    line = Link(raise_nursery(uid, CLUSTERFS_SOCKET))
+    line = Link(raise_nursery(uid, CLUSTERFS_SOCKET, ours_alone=lock))
     log_beside()
     box = records.Recorder()
     watchdog = find()

@@ -77,6 +77,8 @@ class Device:
     def __init__(self, path: Path = DEVICE, *, facts: Path = FACTS) -> None:
         self._path = path
         self._facts = facts
+        # Read once: the description is asked for at each step of the guard.
+        self._identity = self._fact("identity")
         self._handle: int | None = None
         self._trouble = ""
         self._wanted_s = 0.0
@@ -126,8 +128,8 @@ class Device:
         reboot()
 
     def describe(self) -> str:
-        identity = self._fact("identity")
-        kind = "softdog" if identity == SOFTDOG else f"hardware ({identity or 'its driver does not say which'})"
+        named = self._identity or "its driver does not say which"
+        kind = "softdog" if self._identity == SOFTDOG else f"hardware ({named})"
         if self._handle is None:
             return f"{kind} {self._path}, " + (f"NOT ARMED: it {self._trouble}" if self._trouble else "not armed")
         if self._is_slow():
