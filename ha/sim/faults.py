@@ -94,6 +94,8 @@ def agent(world: "World", random: Random) -> None:
     told_s, back_s = random.choice((0.1, 1.0, 20.0)), random.uniform(0.5, 20)
 
     def off() -> None:
+        if world.is_healing:
+            return  # nobody would switch it on again
         host.power_off(f"a fence agent, for lease {fence.incarnation}")
         world.timeline.after(told_s, partial(world.propose, fence))
         world.timeline.after(back_s, partial(world.unless_healing, host.power_on))
