@@ -61,24 +61,29 @@ class Painter:
 
     def __init__(self, store: "StoreClient") -> None:
         self._store = store
-        self._uid = ""
-        self._begin("")
+        self._life = ("", 0)
+        self._round = 0
+        self._begin()
 
     async def paint(self, identity: Identity) -> Picture:
         """Raises ConfigError when the manager's status is damaged, Refused while the replica catches up."""
-        if identity.uid != self._uid:
-            self._begin(identity.uid)
-        await self._mirror.load()
-        reading = await read_store(self._store, self._mirror)
+        mirror = Mirror(self._store, _nothing)
+        # What was parsed is kept by this count, so no two questions may have the same.
+        self._round += 1
+        mirror.revision = 2 * self._round
+        await mirror.load()
+        uid, index = self._life
+        if identity.uid != uid or mirror.index < index:
+            self._begin()
+        self._life = (identity.uid, mirror.index)
+        reading = await read_store(self._store, mirror)
         if not reading.replica.ready:
             raise Refused("this node's replica has not caught up yet", remedy="try again in a moment")
         view = manager_view(reading, identity, self._parsed, self._absences, now=boottime())
         return Picture(view, reading, await self._keepers())
 
-    def _begin(self, uid: str) -> None:
-        """Another cluster counts its changes anew."""
-        self._uid = uid
-        self._mirror = Mirror(self._store, _nothing)
+    def _begin(self) -> None:
+        """Another cluster, or one that was recovered to an earlier state, counts its changes anew."""
         self._parsed = Parsed()
         self._absences = Absences()
 

@@ -269,6 +269,28 @@ async def test_the_guests_files_are_read_anew_for_each_question(service: HaServi
     assert (before.resources[1].node, after.resources[1].node) == ("nodes/n1", "nodes/n3")
 
 
+async def test_a_store_that_was_recovered_to_an_earlier_state_is_shown_as_it_is(
+    service: HaService, store: Store
+) -> None:
+    store.index += 1000
+    store.put("ha/settings.cfg", "profile: fast\n")
+    assert (await service.GetHaStatus(pb.GetHaStatusRequest(), None)).profile.name == "fast"
+    # The same version with another content, in a log that is shorter now.
+    store.entries["ha/settings.cfg"].content = b"profile: patient\n"
+    store.put("nodes/n3/qemu-server/100.conf", store.entries.pop("nodes/n1/qemu-server/100.conf").content)
+    store.index = 20
+    found = await service.GetHaStatus(pb.GetHaStatusRequest(), None)
+    assert (found.profile.name, found.resources[1].node) == ("patient", "nodes/n3")
+
+
+async def test_questions_at_one_time_do_not_mix_their_answers(service: HaService, store: Store) -> None:
+    asked = [service.GetHaStatus(pb.GetHaStatusRequest(), None) for _ in range(5)]
+    assert {one.resources[1].node for one in await asyncio.gather(*asked)} == {"nodes/n1"}
+    store.put("nodes/n3/qemu-server/100.conf", store.entries.pop("nodes/n1/qemu-server/100.conf").content)
+    asked = [service.GetHaStatus(pb.GetHaStatusRequest(), None) for _ in range(5)]
+    assert {one.resources[1].node for one in await asyncio.gather(*asked)} == {"nodes/n3"}
+
+
 # Commands
 
 
