@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ha.balance import History
 from ha.black_box import STATUS_KEY, Shown
 from ha.lease_state import boottime
+from ha.loads import Loads
 from ha.mirror import Mirror
 from ha.rules import RULES_CFG, parse_rules
 from ha.settings import SETTINGS_CFG, Settings, parse_settings
@@ -63,6 +65,7 @@ class Painter:
         self._store = store
         self._life = ("", 0)
         self._round = 0
+        self._loads = Loads(store)
         self._begin()
 
     async def paint(self, identity: Identity) -> Picture:
@@ -79,7 +82,9 @@ class Painter:
         reading = await read_store(self._store, mirror)
         if not reading.replica.ready:
             raise Refused("this node's replica has not caught up yet", remedy="try again in a moment")
+        await self._loads.refresh(boottime())
         view = manager_view(reading, identity, self._parsed, self._absences, now=boottime())
+        view = self._loads.added_to(view, History())
         return Picture(view, reading, await self._keepers())
 
     def _begin(self) -> None:

@@ -41,6 +41,7 @@ def resource_message(section: Section, service: Service | None, place: str, now:
         failback=_flag(section, "failback"),
         max_restart=_number(section, "max_restart"),
         max_relocate=_number(section, "max_relocate"),
+        priority=_number(section, "priority", 0),
         retry_in_seconds=-1.0,
     )
     if service is not None:
@@ -63,7 +64,7 @@ def request_of(resource: pb.HaResource) -> str | None:
 def entries_of(resource: pb.HaResource) -> dict[str, str]:
     """What else the message says, as it is written."""
     entries: dict[str, str] = {}
-    for key in ("max_restart", "max_relocate"):
+    for key in ("max_restart", "max_relocate", "priority"):
         if resource.HasField(key):
             entries[key] = str(getattr(resource, key))
     if resource.HasField("failback"):
@@ -205,11 +206,11 @@ def _node(name: str) -> str:
     return node_resource(name) if name else ""
 
 
-def _number(section: Section, key: str) -> int:
+def _number(section: Section, key: str, default: int = 1) -> int:
     try:
-        return section.get_int(key, 1)
+        return section.get_int(key, default)
     except ConfigError:
-        return 1
+        return default
 
 
 def _flag(section: Section, key: str) -> bool:

@@ -16,6 +16,7 @@ STATES = ("started", "stopped", "disabled", "ignored")
 
 state_type = click.Choice(STATES)
 tries_type = click.IntRange(0, 10)
+priority_type = click.IntRange(-1000, 1000)
 
 
 @click.group()
@@ -45,6 +46,9 @@ def request_state(word: str) -> "pb.HaRequestState.ValueType":
 @click.option("--max-restart", type=tries_type, default=None, help="Tries on one node before another one. Default: 1.")
 @click.option("--max-relocate", type=tries_type, default=None, help="Other nodes to try. Default: 1.")
 @click.option("--failback/--no-failback", default=None, help="Go back to a better node by itself. Default: yes.")
+@click.option(
+    "--priority", type=priority_type, default=None, help="Higher: first to get room when a node dies. Default: 0."
+)
 @click.option("--comment", default="")
 @output_option
 @click.pass_obj
@@ -55,6 +59,7 @@ def add(
     max_restart: int | None,
     max_relocate: int | None,
     failback: bool | None,
+    priority: int | None,
     comment: str,
     output: str,
 ) -> None:
@@ -72,6 +77,7 @@ def add(
         max_restart=max_restart,
         max_relocate=max_relocate,
         failback=failback,
+        priority=priority,
     )
     if output == "json":
         print_json(resource)
@@ -85,6 +91,7 @@ def add(
 @click.option("--max-restart", type=tries_type, default=None, help="Tries on one node before another one.")
 @click.option("--max-relocate", type=tries_type, default=None, help="Other nodes to try.")
 @click.option("--failback/--no-failback", default=None, help="Go back to a better node by itself.")
+@click.option("--priority", type=priority_type, default=None, help="Higher: first to get room when a node dies.")
 @click.option("--comment", default=None, help="An empty one removes it.")
 @output_option
 @click.pass_obj
@@ -95,6 +102,7 @@ def set_resource(
     max_restart: int | None,
     max_relocate: int | None,
     failback: bool | None,
+    priority: int | None,
     comment: str | None,
     output: str,
 ) -> None:
@@ -106,7 +114,7 @@ def set_resource(
       kvorum ha set vm:100 --max-restart 3 --no-failback
       kvorum ha set vm:100 --state disabled      gives up what went wrong
     """
-    if all(value is None for value in (state, max_restart, max_relocate, failback, comment)):
+    if all(value is None for value in (state, max_restart, max_relocate, failback, priority, comment)):
         raise InvalidInput("there is nothing to change", remedy="give --state or another option; --help lists them")
     resource = session.client.ha.update(
         sid,
@@ -115,6 +123,7 @@ def set_resource(
         max_restart=max_restart,
         max_relocate=max_relocate,
         failback=failback,
+        priority=priority,
     )
     if output == "json":
         print_json(resource)

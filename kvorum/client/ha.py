@@ -35,6 +35,7 @@ class HaApi:
         max_restart: int | None = None,
         max_relocate: int | None = None,
         failback: bool | None = None,
+        priority: int | None = None,
     ) -> pb.HaResource:
         resource = pb.HaResource(
             sid=sid,
@@ -43,6 +44,7 @@ class HaApi:
             max_restart=max_restart,
             max_relocate=max_relocate,
             failback=failback,
+            priority=priority,
         )
         response: pb.AddHaResourceResponse = self._call(
             self._stub.AddHaResource, pb.AddHaResourceRequest(resource=resource)
@@ -58,6 +60,7 @@ class HaApi:
         max_restart: int | None = None,
         max_relocate: int | None = None,
         failback: bool | None = None,
+        priority: int | None = None,
     ) -> pb.HaResource:
         """What is not given stays as it is."""
         resource = pb.HaResource(
@@ -67,6 +70,7 @@ class HaApi:
             max_restart=max_restart,
             max_relocate=max_relocate,
             failback=failback,
+            priority=priority,
         )
         response: pb.UpdateHaResourceResponse = self._call(
             self._stub.UpdateHaResource, pb.UpdateHaResourceRequest(resource=resource)

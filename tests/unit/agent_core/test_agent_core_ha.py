@@ -48,6 +48,8 @@ class Store:
         self.reasons: list[str] = []
         self.ages = dict.fromkeys(NAMES, 0.5)
         self.connected = set(NAMES)
+        # As `agent.publishing` tells them, by node.
+        self.loads: dict[str, bytes] = {}
 
     def put(self, path: str, content: bytes | str) -> store_pb2.Entry:
         self.index += 1
@@ -105,7 +107,13 @@ class Store:
         ]
         return replica_pb2.ListLeasesResponse(leases=leases, leader=True, quorate=True)
 
-    async def list_status(self, **_more: Any) -> status_pb2.ListStatusResponse:
+    async def list_status(self, *, prefix: str, **_more: Any) -> status_pb2.ListStatusResponse:
+        if prefix != STATUS_KEY:
+            values = {
+                name: status_pb2.StatusValue(key=f"{prefix}{name}", value=load) for name, load in self.loads.items()
+            }
+            nodes = [status_pb2.NodeStatus(node=name, values=[value]) for name, value in values.items()]
+            return status_pb2.ListStatusResponse(nodes=nodes)
         records = (Record(kind="paused", cause="the lease is 8 s old", time=1000.0, number=1),)
         shown = Shown(
             phase="live",
@@ -190,11 +198,12 @@ def edit(store: Store, sid: str, **changes: Any) -> None:
 async def test_a_resource_is_added_changed_and_removed_without_losing_anything(
     service: HaService, store: Store
 ) -> None:
-    wish = pb.HaResource(sid="vm:200", max_restart=3, failback=False, comment="mail")
+    wish = pb.HaResource(sid="vm:200", max_restart=3, failback=False, priority=9, comment="mail")
     added = (await service.AddHaResource(pb.AddHaResourceRequest(resource=wish), None)).resource
     assert (added.request_state, added.max_restart, added.max_relocate, added.failback) == (
         pb.HA_REQUEST_STATE_STARTED, 3, 1, False,
     )  # fmt: skip
+    assert "\tpriority 9\n" in store.text("ha/resources.cfg")
     change = pb.HaResource(sid="vm:100", request_state=pb.HA_REQUEST_STATE_DISABLED, max_relocate=0)
     changed = (await service.UpdateHaResource(pb.UpdateHaResourceRequest(resource=change), None)).resource
     assert (changed.request_state, changed.max_relocate) == (pb.HA_REQUEST_STATE_DISABLED, 0)
@@ -491,6 +500,14 @@ async def test_the_plan_of_a_maintenance_is_told_and_nothing_is_asked(service: H
     with pytest.raises(Refused, match="n3 is not online"):
         await service.PlanHaMaintenance(pb.PlanHaMaintenanceRequest(node="n3"), None)
     assert store.reasons == []
+
+
+async def test_a_simulation_knows_how_large_the_nodes_are(service: HaService, store: Store) -> None:
+    store.put("nodes/n1/qemu-server/100.conf", "memory: 4096\n")
+    gib = 1 << 30
+    store.loads = {name: f"1:2:3:4:8:0:0:{size * gib}:0:0:0:0:0".encode() for name, size in (("n2", 2), ("n3", 64))}
+    found = await service.SimulateHa(pb.SimulateHaRequest(killed_nodes=["n1"]), None)
+    assert {one.sid: one.target_node for one in found.outcomes}["vm:100"] == "nodes/n3"
 
 
 async def explain(service: HaService, sid: str = "vm:100") -> pb.ExplainHaResourceResponse:

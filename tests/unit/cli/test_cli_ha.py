@@ -92,10 +92,10 @@ def nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_resource_is_added_with_what_is_said_and_nothing_else() -> None:
     api = FakeApi(add=resource())
-    done(api, "add", "vm:100", "--max-restart", "3", "--no-failback", "--comment", "mail")
+    done(api, "add", "vm:100", "--max-restart", "3", "--no-failback", "--comment", "mail", "--priority", "9")
     assert api.asked == [
         ("add", ("vm:100",), {"state": pb.HA_REQUEST_STATE_STARTED, "comment": "mail", "max_restart": 3,
-                              "max_relocate": None, "failback": False}),
+                              "max_relocate": None, "failback": False, "priority": 9}),
     ]  # fmt: skip
 
 
@@ -104,6 +104,7 @@ def test_what_is_not_named_is_left_alone() -> None:
     assert "vm:100 is requested disabled" in done(api, "set", "vm:100", "--state", "disabled").output
     assert api.asked[0][2] == {
         "state": pb.HA_REQUEST_STATE_DISABLED, "comment": None, "max_restart": None, "max_relocate": None, "failback": None,
+        "priority": None,
     }  # fmt: skip
     assert "vm:100 is changed" in done(api, "set", "vm:100", "--comment", "").output
     assert api.asked[1][2]["comment"] == ""
