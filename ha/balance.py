@@ -1,9 +1,9 @@
 """Moves that even out the load of the nodes, a few at a time, each with its reason. Pure.
 
 Balancing begins when the imbalance has stayed above `threshold` for `hold_s`, goes on until it is below four fifths of that,
-and rests then. Each move lowers the sum of the nodes' strains (`ha.load`) by at least `margin` of what there is to win, breaks
-no strict rule and fulfils no fewer wishes; so the same guest cannot go to and fro, and the moves come to an end. No more than
-`max_moves` are under way at once, and a guest that was moved rests for `cooldown_s`.
+and rests then. Each move lowers the sum of the nodes' strains (`ha.load`): it burdens the new node less than it relieves the
+old one, by `margin` at least. It breaks no strict rule and fulfils no fewer wishes. So the same guest cannot go to and fro,
+and the moves come to an end. No more than `max_moves` are under way at once, and a guest that was moved rests for `cooldown_s`.
 
 What must stay out: how a guest is moved.
 """
@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 
 from kvorum.ids import NodeName, Sid
 
-from .load import Mode, Use, imbalance, load, strain
+from .load import Mode, Use, added_strain, imbalance, load, strain
 from .placement import Board, Placed, Preference, Query, Situation
 
 # Of the threshold: below it balancing has reached its end.
 _CALM = 0.8
-# Guests are taken from this many of the fullest nodes.
+# Guests are taken from this many of the fullest nodes, and go to one of so many of the emptiest.
 _SOURCES = 4
+_TARGETS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,8 @@ def _best_move(board: Board, ready: list[NodeName], candidates: set[Sid], budget
     loads = {name: load(board.use(name), capacity[name]) for name in ready}
     mean = sum(loads.values()) / len(loads)
     sources = [name for name in sorted(ready, key=lambda name: (-loads[name], name))[:_SOURCES] if loads[name] > mean]
-    spare = sum(strain(board.use(name), capacity[name]) for name in ready) - len(ready) * _even_strain(board, ready)
-    needed = max(budget.margin * spare, 1e-9)
+    targets = sorted(ready, key=lambda name: (loads[name], name))[:_TARGETS]
+    used = {name: board.use(name) for name in ready}
     best: tuple[float, Sid] | None = None
     chosen: Move | None = None
     for sid in sorted(candidates):
@@ -128,29 +129,20 @@ def _best_move(board: Board, ready: list[NodeName], candidates: set[Sid], budget
         use = Use()
         for one in group:
             use = use + board.demand(one).expected(board.situation.policy.mode)
-        relief = strain(board.use(source), capacity[source]) - strain(board.use(source) - use, capacity[source])
-        for target in ready:
-            burden = strain(board.use(target) + use, capacity[target]) - strain(board.use(target), capacity[target])
-            gain = relief - burden
-            if target == source or gain < needed or (best is not None and (-gain, sid) >= best):
+        relief = strain(used[source], capacity[source]) - strain(used[source] - use, capacity[source])
+        for target in targets:
+            gain = relief - added_strain(used[target], capacity[target], use)
+            if (
+                target == source
+                or gain < max(budget.margin * relief, 1e-9)
+                or (best is not None and (-gain, sid) >= best)
+            ):
                 continue
             if board.may_move(group, target):
                 best = (-gain, sid)
                 why = f"{source} is at {loads[source]:.0%} and {target} at {loads[target]:.0%}; the mean is {mean:.0%}"
                 chosen = Move(sid, group, source, target, why)
     return chosen
-
-
-def _even_strain(board: Board, ready: list[NodeName]) -> float:
-    """Of each node, if all carried the same share."""
-    used = [board.use(name) for name in ready]
-    capacity = [board.situation.nodes[name].capacity for name in ready]
-    cores, memory = sum(one.cores for one in capacity), sum(one.memory_bytes for one in capacity)
-    share = Use(
-        sum(one.cores for one in used) / cores if cores else 0.0,
-        sum(one.memory_bytes for one in used) / memory if memory else 0.0,
-    )
-    return strain(share, Use(1.0, 1.0))
 
 
 def start_query(sid: Sid, current: str) -> Query:

@@ -85,14 +85,14 @@ def load(use: Use, capacity: Use) -> float:
 
 
 def imbalance(loads: Sequence[float]) -> float:
-    """0 when all are alike, 1 when one node carries everything: the deviation by the mean, by the root of n - 1."""
+    """The deviation by the mean: 0 when all are alike, 1 when half of the nodes carry everything, whatever their number."""
     if len(loads) < 2:
         return 0.0
     mean = sum(loads) / len(loads)
     if mean <= 0.0:
         return 0.0
     deviation = sqrt(sum((one - mean) ** 2 for one in loads) / len(loads))
-    return deviation / mean / sqrt(len(loads) - 1)
+    return deviation / mean
 
 
 def total(uses: Iterable[Use]) -> Use:

@@ -84,6 +84,23 @@ def test_guests_that_run_together_move_together() -> None:
     assert all(SIDS[1] not in move.group for move in alone.moves)
 
 
+def test_many_small_guests_on_many_nodes_are_evened_out_as_well() -> None:
+    names = [NodeName(f"n{number:02}") for number in range(40)]
+    sids = [Sid(f"vm:{number}") for number in range(1000, 1400)]
+    placed = {sid: Placed(names[index % 20]) for index, sid in enumerate(sids)}
+    nodes = {name: NodeFacts(capacity=Use(16, 64 * GIB)) for name in names}
+    demands = dict.fromkeys(sids, Demand(Use(0.1, GIB)))
+    situation = Situation(nodes, placed, demands=demands, policy=Policy(Mode.static))
+    plan = balance(situation, BUDGET, 99.0, DUE, sids)
+    assert round(plan.imbalance, 6) == 1.0
+    assert len(plan.moves) == 2
+    assert {move.target for move in plan.moves} <= set(names[20:])
+
+
+def test_a_guest_alone_is_not_carried_from_an_equal_node_to_another() -> None:
+    assert balance(cluster({SIDS[0]: "n1"}), BUDGET, 99.0, DUE, SIDS).moves == ()
+
+
 def test_basic_mode_and_a_switch_turn_it_off() -> None:
     basic = replace(CROWDED, policy=Policy(Mode.basic))
     assert balance(basic, BUDGET, 99.0, DUE, SIDS).moves == ()
