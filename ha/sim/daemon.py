@@ -11,6 +11,7 @@ from functools import cache, partial
 from typing import cast
 
 from ha import lrm
+from ha.balance import History
 from ha.leases import DEFAULT, Lease, Profile, Terms
 from ha.manager import Action, FenceLease, ForgetCommand, MoveConfig, RequestStopped, decide
 from ha.options import DATACENTER_CFG, Options
@@ -53,6 +54,8 @@ class Daemon:
     shutdown: lrm.Shutdown | None = None
     on_rest: Callable[[], None] = lambda: None
     rules: RuleCache = field(default_factory=RuleCache)
+    # Of balancing; gone with the process.
+    history: History = field(default_factory=History)
 
     def start(self) -> None:
         if self.is_up or not self.host.is_up:
@@ -61,6 +64,7 @@ class Daemon:
         self.is_up = True
         self.is_writing = self.is_managing = False
         self.shutdown = None
+        self.history = History()
         self.memory = lrm.Memory(session=f"{self.host.name}-{self.life}")
         self._again(self.life)
 
@@ -185,11 +189,13 @@ class Daemon:
             commands=self._commands(),
             rules=self.rules.compile(rules, frozenset(known), frozenset(nodes)),
             options=self._options(),
+            history=self.history,
         )
 
     def _manage(self) -> None:
         view = self.view()
         decision = decide(view, self.epoch + self.host.timeline.now)
+        self.history = decision.history
         if decision.status is None:
             self._perform(decision.actions)
             return
