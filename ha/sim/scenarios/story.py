@@ -1,12 +1,16 @@
 """Events as a story that a person can judge: after each batch of commands, what became of every node and guest. Pure.
 
-Without times but those of the commands: the story says what happened, not how the small delays fell.
+Without times but those of the commands, and what the manager says apart from what runs: the story says what happened, not
+how the small delays fell.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .recorder import Event
+
+# What happens to a guest's process, not what is said about it.
+_PHYSICAL = ("start-ok", "start-failed", "stop-ok")
 
 
 def story(events: Sequence[Event]) -> list[str]:
@@ -29,15 +33,15 @@ def _words(command: Mapping[str, Any]) -> str:
 
 
 def _paths(events: Iterable[Event]) -> list[str]:
-    """One line for each node and guest that something happened to, in the order of their names."""
-    paths: dict[str, list[str]] = {}
+    """A line for each node and guest that something happened to, in the order of their names; two for one that ran."""
+    paths: dict[tuple[str, bool], list[str]] = {}
     for event in events:
         if (told := _tell(event)) is not None:
             who, what = told
-            path = paths.setdefault(who, [])
+            path = paths.setdefault((who, event["kind"] in _PHYSICAL), [])
             if not path or path[-1] != what:
                 path.append(what)
-    return [f"             {who:8} {' > '.join(paths[who])}" for who in sorted(paths)]
+    return [f"             {key[0]:8} {' > '.join(paths[key])}" for key in sorted(paths)]
 
 
 def _tell(event: Event) -> tuple[str, str] | None:
