@@ -385,9 +385,10 @@ class Core(SyncObj):  # type: ignore[misc]
         """A higher term ends whatever this node was in the old one. True when it did."""
         if term <= self.raftCurrentTerm:
             return False
-        self._SyncObj__setCurrentTerm(term, None)
+        # In this order: on a full disk the term is not durable, and a leader of it would still speak for it.
         self._SyncObj__setState(FOLLOWER)
         self._SyncObj__raftLeader = None
+        self._SyncObj__setCurrentTerm(term, None)
         return True
 
     def _restart_election_timer(self) -> None:

@@ -156,9 +156,10 @@ class Elections(Core):
         if message.term > self.raftCurrentTerm:
             if message.transfer or not self._hears_leader():
                 is_granted = is_fit
-                self._SyncObj__setCurrentTerm(message.term, node.id if is_granted else None)
+                # In this order: see `_observe`.
                 self._SyncObj__setState(FOLLOWER)
                 self._SyncObj__raftLeader = None
+                self._SyncObj__setCurrentTerm(message.term, node.id if is_granted else None)
         elif message.term == self.raftCurrentTerm and self._SyncObj__raftState != LEADER and is_fit:
             is_granted = self._SyncObj__votedForNodeId in (None, node.id)
             if is_granted:

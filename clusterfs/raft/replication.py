@@ -345,6 +345,8 @@ class Replication(Elections):
         self.configurations = self._configurations_of_log()
         self._adopt_configuration()
         self._fail_waiting(up_to=point.index)
+        # What followed in the log before is gone, and nothing else may ever come into its place.
+        self._fail_absent()
         # Loading took time in which the leader could not be heard.
         self._beat_at = self._now()
         self._restart_election_timer()
