@@ -14,7 +14,7 @@ import msgspec
 from kvorum.errors import Fenced
 from kvorum.ids import NodeName, Sid
 
-from .lease_state import LIVE, LeaseState, may_start
+from .lease_state import KILLED, LIVE, PAUSED, LeaseState, may_start
 from .options import Options, ShutdownPolicy
 from .resources import Request, Resource
 from .status import LETTING_GO, LrmStatus, ManagerStatus, Mode, NodeState, Result, Service, State
@@ -207,6 +207,9 @@ def _register(view: LocalView) -> tuple[str, ...]:
     """What the store says is acknowledged stays on the list, whatever happens. What is new comes on it under a lease: it may
     run already, and the keeper ends what runs without one."""
     is_live = view.lease.phase == LIVE
+    if view.lease.phase in (PAUSED, KILLED):
+        # Whom the keeper has stopped it must wake or end as well.
+        return tuple(sorted({*view.registered, *view.written.tracked}))
     wanted = _wanted(view) if is_live else _wanted(view) & set(view.registered)
     return tuple(sorted({*wanted, *view.written.tracked}))
 

@@ -267,6 +267,11 @@ def _take(state: State, event: Event, now: float) -> tuple[State, tuple[Action, 
             return state, ()
 
 
+def may_load(state: State) -> bool:
+    """Whether another list may be taken up: whom we have stopped we must wake or end, so until then the list stays."""
+    return state.phase not in (PAUSED, KILLED) or not state.sids
+
+
 def _let_time_pass(state: State, now: float) -> tuple[State, tuple[Action, ...]]:
     age, profile = now - state.anchor, state.profile
     if state.phase == LIVE and age > profile.pause_after_s:

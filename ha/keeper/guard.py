@@ -278,6 +278,8 @@ class Guard:
 
     def _load_guests(self) -> None:
         """guests.json, when it is new. A damaged file changes nothing; what is guarded stays guarded."""
+        if self._loaded != (0, 0) and not core.may_load(self._state):
+            return
         try:
             stat = GUESTS_FILE.stat()
             if (stat.st_ino, stat.st_mtime_ns) == self._loaded:

@@ -83,6 +83,8 @@ class Host:
     # None while the keeper's process is dead.
     keeper: core.State | None = None
     keeper_life: int = 0
+    # The life of the keeper that has read the list.
+    loaded_by: int = 0
     # /run/kvorum/keeper: gone after a boot.
     published: LeaseState = field(default_factory=LeaseState)
     guests_file: tuple[int, tuple[str, ...], bool] = (0, (), False)
@@ -193,7 +195,9 @@ class Host:
         if self.keeper is None:
             return
         revision, sids, is_wanted = self.guests_file
-        if revision != self.keeper.guests_revision:
+        may_load = core.may_load(self.keeper) or self.loaded_by != self.keeper_life
+        if may_load and revision != self.keeper.guests_revision:
+            self.loaded_by = self.keeper_life
             self._step(core.GuestsLoaded(revision, sids, is_wanted, self.profile_file))
         is_left = any(sid in self.keeper.sids for sid in self.processes)
         if self.faults.rejoins_uncleared:

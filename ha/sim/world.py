@@ -239,18 +239,21 @@ class World:
         while not isinstance(self.content(RESOURCES_CFG), dict):
             self.edit(lambda held: held)
             self.timeline.run_until(self.timeline.now + 1.0)
-        # Maintenance has no end of its own; a disarm has.
-        for name in self.hosts:
-            operators.say(self, f"disable-node-maintenance {name}")
         return away
 
     def _rest(self, away: str) -> None:
         end = self.timeline.now + REST_S
         self.timeline.run_until(self.timeline.now + 5.0)
+        for name in sorted(self.checks.status.node_request):
+            operators.say(self, f"disable-node-maintenance {name}")
+        self.timeline.run_until(self.timeline.now + 3.0)
         while left := self.checks.unsettled(away):
             if self.timeline.now > end:
                 self.checks.fail(f"liveness: {'; '.join(left)}")
-            self.timeline.run_until(self.timeline.now + 2.0)
+            # Maintenance has no end of its own, as a disarm has. Said again when it was lost on its way.
+            for name in sorted(self.checks.status.node_request):
+                operators.say(self, f"disable-node-maintenance {name}")
+            self.timeline.run_until(self.timeline.now + 3.0)
 
     # What events stand on
 

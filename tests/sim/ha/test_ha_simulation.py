@@ -55,7 +55,6 @@ def _first_violation(mutation: Mutation, rule: str, first: int = 0, kinds: Seque
         pytest.param(Mutation(rejoins_uncleared=True), "S", id="a keeper takes a new lease before its guests are gone"),
         pytest.param(Mutation(terms=Terms(3.5, 5.0)), "S3", id="the manager takes over before T"),
         pytest.param(Mutation(goes_by_settings=True), "S", id="the manager goes by the profile that is chosen now"),
-        pytest.param(Mutation(confirms_any_life=True), "S", id="an agent confirms for any life of the node"),
         pytest.param(Mutation(lives_by_the_longer=True), "S1", id="a shorter profile is said before it is lived by"),
     ],
 )

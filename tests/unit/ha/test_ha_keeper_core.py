@@ -24,6 +24,7 @@ from ha.keeper.core import (
     State,
     Tick,
     initial,
+    may_load,
     published,
     step,
 )
@@ -295,3 +296,10 @@ def test_a_new_lease_is_taken_with_the_profile_that_is_wanted() -> None:
     assert keeper.at(10.1, Tick(is_running=False))[-1] == Acquire(PATIENT)
     keeper.at(10.2, Acquired(10.1, 1))
     assert keeper.state.profile == PATIENT
+
+
+def test_while_guests_are_stopped_or_being_ended_no_other_list_is_taken_up() -> None:
+    for phase in (PAUSED, KILLED):
+        assert not may_load(State(phase=phase, sids=("vm:100",)))
+        assert may_load(State(phase=phase)), "there is nobody to be woken or ended"
+    assert may_load(State(phase=LIVE, sids=("vm:100",)))

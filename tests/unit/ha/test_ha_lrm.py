@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from ha.lease_state import LIVE, PAUSED, LeaseState
+from ha.lease_state import KILLED, LIVE, PAUSED, LeaseState
 from ha.lrm import (
     Done,
     KillLeftover,
@@ -304,3 +304,10 @@ def test_an_ignored_resource_is_neither_guarded_nor_does_it_want_a_lease() -> No
     view = _view(State.started, status=ManagerStatus(), resources=ignored, registered=())
     _, steps = _step(view)
     assert (steps.register, steps.is_lease_wanted) == ((), False)
+
+
+def test_whom_the_keeper_has_stopped_stays_on_its_list_until_it_goes_on_or_is_gone() -> None:
+    view = _view(State.started, status=ManagerStatus(), resources={}, written=LrmStatus(session="s"))
+    for phase in (PAUSED, KILLED):
+        assert _step(replace(view, lease=LeaseState(phase=phase, incarnation=3)))[1].register == (SID,)
+    assert _step(replace(view, lease=LeaseState()))[1].register == ()
