@@ -8,12 +8,13 @@ by `clusterfs.mount`.
 
 import errno
 import os
+import time
 from collections.abc import Callable, Mapping
 
 from clusterfs import fusewire as wire
 from clusterfs.fusesession import Express
 from clusterfs.fusewire import Call
-from clusterfs.inodes import FileInode, Inodes
+from clusterfs.inodes import FileInode, Inode, Inodes
 from clusterfs.openfiles import OpenFile, OpenFiles
 from clusterfs.state import State
 from clusterfs.tree import File, lookup
@@ -25,15 +26,25 @@ _OPEN_CACHED = wire.open_answer(CACHED, wire.FOPEN_KEEP_CACHE | wire.FOPEN_NOFLU
 _DONE = b""
 # Threads whose return is awaited; one that never comes must not be remembered for ever.
 _MAX_AWAITED = 1024
+# The kernel opens what it has looked up at once. A thread that was kept from it must not open that later as the newest.
+_REOPEN_S = 1.0
 
 
 class CachedReads:
-    def __init__(self, *, state: Callable[[], State], inodes: Inodes, files: OpenFiles) -> None:
+    def __init__(
+        self,
+        *,
+        state: Callable[[], State],
+        inodes: Inodes,
+        files: OpenFiles,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._state = state
+        self._clock = clock
         self._inodes = inodes
         self._files = files
-        # Threads that have been sent back with ESTALE from an inode that is not current.
-        self._sent_back: set[int] = set()
+        # Threads that have been sent back with ESTALE from an inode that is not current, and what they have looked up since.
+        self._sent_back: dict[int, tuple[int, float] | None] = {}
         self.express: Mapping[int, Express] = {wire.OPEN: self._open_unchanged, wire.RELEASE: self._release_cached}
 
     def open(self, call: Call, inode: FileInode) -> bytes:
@@ -41,9 +52,14 @@ class CachedReads:
         if inode.seen is not self._state().root and not self._is_current(inode):
             return self._open_stale(call, inode)
         if self._sent_back:
-            self._sent_back.discard(call.pid)
+            self._sent_back.pop(call.pid, None)
         inode.readers += 1
         return _OPEN_CACHED
+
+    def looked_up(self, pid: int, inode: Inode) -> None:
+        """What a name stands for was told to thread `pid`."""
+        if pid in self._sent_back:
+            self._sent_back[pid] = (inode.id, self._clock())
 
     def release(self, node: int) -> bytes:
         inode = self._inodes.by_id.get(node)
@@ -77,14 +93,19 @@ class CachedReads:
         return True
 
     def _open_stale(self, call: Call, inode: FileInode) -> bytes:
-        """Sent back to look the name up again. Who comes again has no name to look up (a bind mount of one file, /proc/self/fd),
-        or the file has changed once more: it gets what is there now, past the kernel's pages."""
+        """Sent back to look the name up again. What is found then was the newest in the midst of this very open, and is what is
+        opened, whatever has happened since: its size has been told already. Who comes again without having looked up (a
+        bind mount of one file, /proc/self/fd) gets what is there now, past the kernel's pages."""
         if call.pid not in self._sent_back:
             if len(self._sent_back) >= _MAX_AWAITED:
                 self._sent_back.clear()
-            self._sent_back.add(call.pid)
+            self._sent_back[call.pid] = None
             raise OSError(errno.ESTALE, "a former version")
-        self._sent_back.discard(call.pid)
+        found = self._sent_back.pop(call.pid)
+        is_growing = inode.size != len(inode.content)
+        if found is not None and found[0] == inode.id and self._clock() - found[1] < _REOPEN_S and not is_growing:
+            inode.readers += 1
+            return _OPEN_CACHED
         parts = self._inodes.parts(inode)
         node = lookup(self._state().root, parts)
         content = node.content if isinstance(node, File) else inode.content

@@ -163,6 +163,7 @@ class Mount:
             if pending is None or not pending.is_new:
                 raise OSError(self._missing(parts), name)
             inode = self._inodes.writer(parent, name, None)
+        self._cached.looked_up(call.pid, inode)
         return self._entry(inode)
 
     def _public(self, parent: Inode, name: str, parts: Parts) -> Inode | None:

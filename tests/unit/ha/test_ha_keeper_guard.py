@@ -151,7 +151,7 @@ def test_a_stop_when_no_guest_runs_closes_the_watchdog_and_lets_nothing_start(fi
 
 
 def test_a_lease_that_ran_out_kills_and_says_why(files: Path, guest: subprocess.Popen[bytes]) -> None:
-    _lives_until(files, boottime() + 0.05)
+    _lives_until(files, boottime() + 0.5)
     scene = Scene(core.Failed("no_quorum: no quorum: missing n2"))
     scene.line.at_end = lambda: scene.guard.stop() if guest.poll() is not None else None
     scene.guard.run()
