@@ -6,7 +6,8 @@ runs there the kernel wakes the program on another one that is idle. A thread of
 occupying its processor, so the program is woken where it was and goes on at once.
 
 The price is that such a thread gets next to nothing from a processor that has other work, so both are for as long only as
-requests come in quick succession: one that comes late ends it. What is read from /dev/fuse is `clusterfs.fusesession`.
+requests come in quick succession: one that comes late ends it, and it does not begin where more is to run than there are
+processors. What is read from /dev/fuse is `clusterfs.fusesession`.
 """
 
 import logging
@@ -25,7 +26,16 @@ _ASLEEP = 4
 # A request that took so long to come or to be taken ends it: the program has something else to do, or the processor has.
 _LATE_S = 0.002
 # For how long it is then not tried again: longer each time, until it has gone well for a while.
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _FORGIVEN_AFTER_S = 0.02, 1.0, 1.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S, _FORGIVEN_AFTER_S = 0.02, 20.0, 1.0
+
+
+def running() -> int:
+    """How many threads of the system run or could, the asking one included: proc_loadavg(5). Many when nobody can tell."""
+    try:
+        with open("/proc/loadavg", "rb") as file:  # noqa: PTH123 - on the way of a read
+            return int(file.read().split()[3].partition(b"/")[0])
+    except (OSError, ValueError, IndexError):
+        return 1 << 30
 
 
 class Nearness:
@@ -53,7 +63,7 @@ class Nearness:
             return
         self._looks += 1
         if not self.is_near:
-            if self._clock() >= self._not_before:
+            if self._clock() >= self._not_before and running() <= len(self._all):
                 self._go_to(program)
             return
         slept = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw

@@ -141,8 +141,9 @@ class Elections(Core):
         if message.granted and message.round == self._round and not self._hears_leader():
             self._pre_votes.add(node.id)
             if self._is_majority(self._pre_votes):
-                # Answers that are still on their way belong to a round that is over.
+                # Answers that are still on their way belong to a round that is over, and those that came do not count again.
                 self._round += 1
+                self._pre_votes = set()
                 self._stand()
 
     def _stand(self) -> None:

@@ -111,7 +111,7 @@ class Node:
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
         assert self.process is not None
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=60)
 
     def terminate(self) -> int:
         self.signal(signal.SIGTERM)

@@ -9,9 +9,18 @@ from typing import Any
 
 import pytest
 
-from clusterfs.nearness import LOOK_EVERY, Nearness
+from clusterfs import nearness as module
+from clusterfs.nearness import LOOK_EVERY, Nearness, running
 
 MANY = os.cpu_count() or 1
+
+
+@pytest.fixture(autouse=True)
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many threads run on the machine; of the real one only the tests that ask for it want to know."""
+    many = [1]
+    monkeypatch.setattr(module, "running", lambda: many[0])
+    return many
 
 
 @pytest.fixture
@@ -69,6 +78,19 @@ def test_a_request_that_comes_late_ends_it_for_a_while_and_for_longer_each_time(
         assert left > began
     assert pauses == sorted(pauses)
     assert pauses[-1] > 3 * pauses[0] or MANY == 1
+
+
+def test_it_does_not_begin_where_more_is_to_run_than_there_are_processors(nearness: Nearness, runs: list[int]) -> None:
+    runs[0] = len(os.sched_getaffinity(0)) + 1
+    nearness.look(threading.get_native_id())
+    assert not nearness.is_near
+    runs[0] -= 1
+    nearness.look(threading.get_native_id())
+    assert nearness.is_near == (MANY > 1)
+
+
+def test_what_runs_is_counted_this_test_included() -> None:
+    assert running() >= 1
 
 
 def test_nobody_asking_ends_it(nearness: Nearness) -> None:
