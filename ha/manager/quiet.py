@@ -47,7 +47,7 @@ def inputs(view: View, revision: int) -> object:
                 node.lease.is_fenced,
                 node.lease.is_resting,
                 is_fresh(node.lease),
-                may_fence(node.lease) and node.lease.renewal,
+                node.lease.renewal if may_fence(node.lease) else None,
             ),
         )
         for name, node in sorted(view.nodes.items())

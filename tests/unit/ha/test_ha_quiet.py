@@ -50,6 +50,11 @@ def test_what_a_decision_depends_on_ends_the_quiet() -> None:
     assert not quiet.is_same(_view(), 7, 999.0), "a clock was set back"
 
 
+def test_a_node_that_died_before_its_first_renewal_may_be_fenced_like_any_other() -> None:
+    silent = _quiet(_view(age_s=FAST.pause_after_s, renewal=0))
+    assert not silent.is_same(_view(age_s=FAST.takeover_after_s + 1, renewal=0), 7, 1003.0)
+
+
 def test_a_time_that_is_waited_for_ends_the_quiet() -> None:
     waiting = Service(state=State.error, node="n1", uid="o1", incarnation=1, retry_at=1010)
     view = _view()
