@@ -238,7 +238,8 @@ def test_an_operators_command_moves_the_guest_live_and_is_answered(lab: Lab, wat
     source = owner(lab, VM)
     target = next(node for node in lab.nodes if node.name != source.name)
     boot, count = newest_beat(lab)
-    assert command(lab, source, f"migrate {VM} {target.name}")["state"] == "done"
+    answer = command(lab, source, f"migrate {VM} {target.name}")
+    assert answer["state"] == "done", answer
     until(lambda: watch.where(VM) == {target.name} and is_started(lab, VM), "HA in charge at the target")
     goes_on(lab, boot, count + 4)
     refused = command(lab, source, f"migrate {VM} {target.name}")
