@@ -70,14 +70,14 @@ class Pending:
         self._is_resting = False
         self._wanted = threading.Event()
 
-    def submit(self, entry: bytes, end: float, on_result: OnResult) -> None:
-        """`end`: of the caller's patience."""
-        waiting = _Waiting(entry, end, on_result, min(end, self._clock() + self._attempt_s))
+    def submit(self, make: Callable[[], bytes], end: float, on_result: OnResult) -> None:
+        """`make`: gives the entry its number, when its turn comes: one that waits with an old number would be taken for one of
+        long ago. `end`: of the caller's patience."""
         if len(self._waiting) >= UNDER_WAY:
-            self._stragglers.submit(self._go_on, waiting, False)
+            self._stragglers.submit(self._begin, make, end, on_result)
             return
-        key = next(self._keys)
-        self._waiting[key] = waiting
+        key, entry = next(self._keys), make()
+        self._waiting[key] = _Waiting(entry, end, on_result, min(end, self._clock() + self._attempt_s))
         try:
             self._replica.submit(entry, functools.partial(self._done, key), functools.partial(self._open, key))
         except KvorumError as error:
@@ -111,6 +111,9 @@ class Pending:
         waiting = self._waiting.pop(key, None)
         if waiting is not None:
             _tell(waiting, answer)
+
+    def _begin(self, make: Callable[[], bytes], end: float, on_result: OnResult) -> None:
+        self._go_on(_Waiting(make(), end, on_result, end), False)
 
     def _go_on(self, waiting: _Waiting, is_sent: bool) -> None:
         answer: Result | KvorumError

@@ -99,7 +99,7 @@ class Proposer:
     def submit(self, op: Op, author: Author = ROOT, *, on_result: OnResult, deadline_s: float = DEADLINE_S) -> None:
         """As `propose`, but nobody waits: `on_result` is called once, with the result or with what `propose` would raise. That
         happens here, in the raft thread or in one for stragglers, so it must be short."""
-        self._pending.submit(encode(self.envelope(op, author)), self._clock() + deadline_s, on_result)
+        self._pending.submit(lambda: encode(self.envelope(op, author)), self._clock() + deadline_s, on_result)
 
     def _settle(self, entry: bytes, end: float, *, is_sent: bool) -> Result:
         """Sends until there is an answer. `is_sent`: it was sent before, so that it may be in the log already."""

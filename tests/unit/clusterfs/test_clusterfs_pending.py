@@ -162,6 +162,22 @@ def test_what_is_under_way_at_once_is_bounded_and_the_rest_waits_in_threads(
     assert len(silent.ways) == pending.UNDER_WAY + 1
 
 
+def test_what_waits_for_its_turn_gets_its_number_then_and_is_not_taken_for_one_of_long_ago(
+    machine: StoreMachine, replica: Any, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pending, "UNDER_WAY", 0)
+    monkeypatch.setattr(pending, "STRAGGLERS", 1)
+    proposer = Proposer(replica=replica, machine=machine, node_uid="n", names={})
+    goes_on = threading.Event()
+    proposer.pass_barrier(lambda _error: goes_on.wait(20), deadline_s=1)
+    proposer.submit(Write("waits", b""), on_result=answers.put)
+    for number in range(REMEMBERED_RESULTS + 1):
+        proposer.execute(Write(f"f{number}", b""))
+    goes_on.set()
+    done = answers.get(timeout=20)
+    assert isinstance(done, Done) and done.path == "waits"
+
+
 def test_a_way_back_that_is_broken_harms_nobody_else(proposer: Proposer, replica: Any, answers: Answers) -> None:
     def broken(_answer: object) -> None:
         raise RuntimeError
