@@ -17,6 +17,11 @@ from . import core, wire
 # After the deadline of the call itself; then the courier hangs and is replaced.
 PATIENCE_S = 0.5
 
+
+class LineLost(Exception):
+    """The nursery is gone: nobody will ever answer on this line again."""
+
+
 Call = core.Renew | core.Acquire | core.Rest
 
 
@@ -48,16 +53,27 @@ class Link:
             self._socket.send(wire.encode(question(self._number, call, now, deadline_s)))
 
     def wait(self, timeout_s: float) -> core.Event | None:
-        """The next event, if one comes in time. Also the end of patience is one."""
+        """The next event, if one comes in time. Also the end of patience is one. Raises LineLost."""
         ready, _, _ = select.select([self._socket], [], [], timeout_s)
-        if ready:
-            with suppress(OSError, msgspec.DecodeError):
-                return self._take(wire.decode_answer(self._socket.recv(wire.MAX_BYTES)))
+        if ready and (datagram := self._receive()):
+            with suppress(msgspec.DecodeError):
+                return self._take(wire.decode_answer(datagram))
         if self._asked is not None and boottime() > self._asked.until:
             self._asked = None
             self._replace_courier()
             return core.Failed("the courier does not answer")
         return None
+
+    def _receive(self) -> bytes:
+        try:
+            datagram = self._socket.recv(wire.MAX_BYTES)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            raise LineLost(str(error)) from error
+        if not datagram:
+            raise LineLost("the process that brings forth couriers has ended")
+        return datagram
 
     def _take(self, answer: wire.Answer) -> core.Event | None:
         if answer.kind == wire.HELLO:

@@ -13,6 +13,7 @@ import queue
 import signal
 import sys
 import time
+from contextlib import suppress
 
 from ha.lease_state import GUESTS_FILE, STATE_FILE, boot_id
 from kvorum.errors import KvorumError, NotFound
@@ -21,7 +22,7 @@ from kvorum.node import CLUSTERFS_SOCKET, load_identity
 from . import records
 from .courier import raise_nursery
 from .guard import Guard
-from .link import Link
+from .link import LineLost, Link
 from .processes import Guests
 from .watchdog import boot_status, find
 
@@ -76,6 +77,14 @@ def become_only() -> int:
     return handle
 
 
+def begin_anew() -> None:
+    """In place of this program, and without waiting for whoever supervises it. Does not return."""
+    with suppress(OSError):
+        # What is forked at its start is not to come before all others.
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    os.execv(sys.executable, [sys.executable, "-m", "ha.keeper.main"])  # noqa: S606
+
+
 def wait_for_identity() -> str:
     """The node's UUID; empty when it is no member, but has a list of guests that its last keeper did not come to end."""
     while True:
@@ -113,16 +122,22 @@ def main() -> None:
     lock_memory()
     schedule_first()
     collect_no_more()
-    if uid:
-        log.info("guards node %s", uid)
-        guard.run()
-    if not guard.is_stopping:
-        log.info("this node has left its cluster")
-        guard.end()
+    try:
+        if uid:
+            log.info("guards node %s", uid)
+            guard.run()
+        if not guard.is_stopping:
+            log.info("this node has left its cluster")
+            guard.end()
+    except LineLost as error:
+        # It could not renew any more. The next one goes on with the lease, as after any end of a keeper.
+        log.error("begins anew: %s", error)
+        box.flush(0.2)
+        begin_anew()
     box.flush(1.0)
     if not guard.is_stopping:
         # For the next cluster a new process, with nothing of this one.
-        os.execv(sys.executable, [sys.executable, "-m", "ha.keeper.main"])  # noqa: S606
+        begin_anew()
 
 
 def _exit(_number: int, _frame: object) -> None:

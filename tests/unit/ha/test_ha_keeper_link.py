@@ -9,7 +9,7 @@ import pytest
 
 from ha.keeper import core, wire
 from ha.keeper import link as link_module
-from ha.keeper.link import Link
+from ha.keeper.link import LineLost, Link
 from ha.leases import FAST, NORMAL
 
 
@@ -67,6 +67,19 @@ def test_what_is_no_message_changes_nothing(pair: tuple[Link, socket.socket]) ->
     link, theirs = pair
     theirs.send(b"\xff\x00")
     assert link.wait(1.0) is None
+
+
+@pytest.mark.parametrize("has_unread", [False, True])
+def test_a_line_without_an_other_end_is_told_and_not_asked_again_and_again(
+    pair: tuple[Link, socket.socket], has_unread: bool
+) -> None:
+    link, theirs = pair
+    if has_unread:
+        # Then the end comes as a reset.
+        link.ask(core.Renew(7, FAST), rest_deadline_s=1.0)
+    theirs.close()
+    with pytest.raises(LineLost):
+        link.wait(1.0)
 
 
 # In a process of its own: the nursery is forked, which a process with threads should not do.
