@@ -86,14 +86,18 @@ async def _run(call: AgentCall, action: str) -> _Ended:
     program = shutil.which(call.agent, path="/usr/sbin:/usr/bin:/sbin")
     if program is None:
         return _Ended(127, f"{call.agent} is not installed; it is in Debian's package fence-agents")
-    process = await asyncio.create_subprocess_exec(
-        program,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
-        start_new_session=True,
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            program,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
+            start_new_session=True,
+        )
+    except OSError as error:
+        # No memory, no more processes, a damaged file: a reason like any other, and not the end of the daemon.
+        return _Ended(126, f"{call.agent} cannot be run: {error.strerror or error}")
     try:
         async with asyncio.timeout(CALL_S):
             output, _ = await process.communicate(question(call.parameters, action))

@@ -53,6 +53,17 @@ async def test_an_agent_that_is_not_there_is_named() -> None:
     assert not (await prove(Method("x", (AgentCall("fence_no_such_thing", {}),)))).is_off
 
 
+async def test_an_agent_that_cannot_be_started_is_a_reason_and_no_end_of_the_daemon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refuses(*_arguments: object, **_options: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(agents.asyncio, "create_subprocess_exec", refuses)
+    outcome = await switch_off(Method("x", (AgentCall("fence_dummy", {}),)))
+    assert (outcome.is_off, "cannot be run: Cannot allocate memory" in outcome.cause) == (False, True)
+
+
 async def test_a_method_without_devices_confirms_nothing() -> None:
     assert not (await switch_off(Method("x", ()))).is_off
 
