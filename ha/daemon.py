@@ -64,6 +64,9 @@ class Rounds:
         self._memory = lrm.Memory(session=uuid.uuid4().hex)
         self._wake = asyncio.Event()
         self._mirror = Mirror(store, self._wake.set)
+        # The recovery that the store's content belongs to, and who mirrors it; None: not known yet.
+        self._epoch: int | None = None
+        self._mirroring: asyncio.Task[None] | None = None
         self._acts = Acts(store)
         self._endings = Endings(self._wake.set)
         self._quiet = manager.Quiet()
@@ -80,7 +83,7 @@ class Rounds:
         """Until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._mirror.run())
+                self._mirroring = group.create_task(self._mirror.run())
                 group.create_task(self._settle())
                 group.create_task(BlackBox(self._store).run())
                 while True:
@@ -120,7 +123,7 @@ class Rounds:
         try:
             reading = await read_store(self._store, self._mirror)
             # A replica that has just started shows the past until it has caught up: decide nothing on it.
-            if not reading.replica.ready:
+            if not reading.replica.ready or self._is_of_another_epoch(reading, group):
                 return
             await self._manage(reading, group)
             if self._is_settled:
@@ -130,6 +133,24 @@ class Rounds:
             self._say_trouble(f"{error} ({error.remedy})")
         except KvorumError as error:
             self._say_trouble(str(error))
+
+    def _is_of_another_epoch(self, reading: Reading, group: asyncio.TaskGroup) -> bool:
+        """The cluster was recovered, here or without this node, perhaps to an earlier state. Its log counts anew: what is
+        mirrored and what is remembered of orders cannot be compared to it, so all of it begins anew."""
+        before, self._epoch = self._epoch, reading.replica.epoch
+        if before is None or before == self._epoch:
+            return False
+        log.warning("the cluster was recovered: what is known of it is read anew")
+        if self._mirroring is not None:
+            self._mirroring.cancel()
+        self._mirror = Mirror(self._store, self._wake.set)
+        self._mirroring = group.create_task(self._mirror.run())
+        self._parsed, self._absences = Parsed(), Absences()
+        self._quiet, self._history = manager.Quiet(), History()
+        self._memory = lrm.Memory(session=uuid.uuid4().hex)
+        self._is_settled = False
+        group.create_task(self._settle())
+        return True
 
     def _say_trouble(self, text: str) -> None:
         """Once, not in every round."""
@@ -154,7 +175,8 @@ class Rounds:
                 fence_candidates(view),
                 read_fence_config(reading, self._parsed),
                 own=self._identity.name,
-                members=len(view.nodes),
+                # A witness counts, too: it makes the majority that can spare a node.
+                members=len(reading.replica.members),
                 group=group,
             )
         if self._quiet.is_same(view, reading.revision, time.time()):
