@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROTOS := $(wildcard proto/kvorum/v1/*.proto)
 STAMP := $(VENV)/.stamps
 
-.PHONY: scenarios help demo test test-store check dev proto bench bench-store sim sim-ha fault clean system
+.PHONY: scenarios help demo test test-store test-ha check dev proto bench bench-store sim sim-ha fault clean system
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -45,6 +45,11 @@ fault: $(STAMP)/dev ## real daemons under kills, freezes, cuts, full and slow di
 test-store: $(STAMP)/dev ## every test of the store, to the simulation and three real daemons
 	$(BIN)/python -m pytest tests/unit/raft tests/unit/clusterfs tests/property tests/stock tests/sim/raft \
 	    tests/fault $(wildcard tests/cluster/test_store_*.py) tests/cluster/test_log_on_ext4.py $(ARGS)
+
+test-ha: $(STAMP)/dev ## every test of HA, to the models, simulations, scenarios and a lab of three real nodes
+	$(BIN)/python -m pytest tests/unit/ha $(wildcard tests/property/test_ha_*.py) tests/unit/agent_core/test_agent_core_ha.py \
+	    tests/unit/cli/test_cli_ha.py tests/unit/lab/test_lab_single_run.py tests/unit/lab/test_lab_watchdog.py \
+	    tests/sim/ha tests/sim/scenarios tests/cluster/test_ha_lab.py $(ARGS)
 
 bench: $(STAMP)/dev ## measure against peers
 	$(BIN)/python -m bench
