@@ -33,8 +33,8 @@ sim: $(STAMP)/dev ## the store's consensus under virtual time and every fault: m
 	$(BIN)/python tests/sim/raft/sim_run.py $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) $(if $(WITHOUT),--without "$(WITHOUT)") \
 	    --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0)
 
-sim-ha: $(STAMP)/dev ## HA under virtual time: make sim-ha SEEDS=1000
-	$(BIN)/python -m ha.sim --seeds $(or $(SEEDS),200)
+sim-ha: $(STAMP)/dev ## HA under virtual time, on all cores: make sim-ha SEEDS=10000, make sim-ha SEED=17
+	$(BIN)/python -m ha.sim $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),200) --first $(or $(FIRST),0)) $(if $(JOBS),--jobs $(JOBS))
 
 scenarios: $(STAMP)/dev ## HA through timed events from a file: make scenarios FILE=scenarios.json OUT=outcomes.json
 	$(BIN)/python -m ha.sim.scenarios $(FILE) $(OUT)

@@ -166,9 +166,10 @@ def step(memory: Memory, view: LocalView, now: float) -> tuple[Memory, Steps]:
         if action is not None:
             memory = replace(memory, busy=memory.busy | {sid})
             actions.append(action)
-    status = _status(memory, view, mine, mode)
+    wanted = _wanted(view)
+    status = _status(memory, view, mine, mode, wanted)
     is_at_rest = not (view.running or memory.busy or actions)
-    return memory, Steps(tuple(actions), status, _register(view), bool(_wanted(view)), is_at_rest)
+    return memory, Steps(tuple(actions), status, _register(view, wanted), bool(wanted), is_at_rest)
 
 
 def _mode(view: LocalView, now: float) -> Mode:
@@ -203,20 +204,20 @@ def _wanted(view: LocalView) -> set[str]:
     return {*looked_after, *view.status.service_status}
 
 
-def _register(view: LocalView) -> tuple[str, ...]:
+def _register(view: LocalView, wanted: set[str]) -> tuple[str, ...]:
     """What the store says is acknowledged stays on the list, whatever happens. What is new comes on it under a lease: it may
     run already, and the keeper ends what runs without one."""
     is_live = view.lease.phase == LIVE
     if view.lease.phase in (PAUSED, KILLED):
         # Whom the keeper has stopped it must wake or end as well.
         return tuple(sorted({*view.registered, *view.written.tracked}))
-    wanted = _wanted(view) if is_live else _wanted(view) & set(view.registered)
-    return tuple(sorted({*wanted, *view.written.tracked}))
+    listed = wanted if is_live else wanted & set(view.registered)
+    return tuple(sorted({*listed, *view.written.tracked}))
 
 
-def _status(memory: Memory, view: LocalView, mine: Mapping[str, Service], mode: Mode) -> LrmStatus:
+def _status(memory: Memory, view: LocalView, mine: Mapping[str, Service], mode: Mode, wanted: set[str]) -> LrmStatus:
     is_live = view.lease.phase == LIVE
-    acknowledged = _wanted(view) & set(view.lease.sids) & set(view.registered)
+    acknowledged = wanted & set(view.lease.sids) & set(view.registered)
     uids = {order.uid for order in mine.values()}
     kept = {uid: result for uid, result in view.written.results.items() if uid in uids}
     return LrmStatus(
@@ -233,6 +234,8 @@ def _status(memory: Memory, view: LocalView, mine: Mapping[str, Service], mode: 
 
 def _forget(memory: Memory, mine: Mapping[str, Service]) -> Memory:
     uids = {order.uid for order in mine.values()}
+    if memory.attempts.keys() <= uids and memory.results.keys() <= uids:
+        return memory
     attempts = {uid: attempt for uid, attempt in memory.attempts.items() if uid in uids}
     results = {uid: result for uid, result in memory.results.items() if uid in uids}
     return replace(memory, attempts=attempts, results=results)

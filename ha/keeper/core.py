@@ -292,7 +292,9 @@ def _prove(state: State, tick: Tick, now: float) -> tuple[State, tuple[Action, .
     if state.phase in (LIVE, PAUSED):
         return state, (PetWatchdog(),) if state.phase == LIVE else ()
     if tick.is_running is False:
-        cause = state.cause if state.phase == NONE else f"{state.cause}; no HA guest is left"
+        if state.phase == NONE:
+            return state, (PetWatchdog(),)
+        cause = f"{state.cause}; no HA guest is left"
         return replace(state, phase=NONE, ending_since=None, anchor=0.0, cause=cause), (PetWatchdog(),)
     if state.phase == NONE:
         # Something of the guarded guests runs without a lease: it was started behind our back.

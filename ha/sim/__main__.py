@@ -1,10 +1,11 @@
-"""`python -m ha.sim`: runs seeds; the first that breaks a rule tells its story and the exit status is 1."""
+"""`python -m ha.sim`: runs seeds on all cores and says what happened in them; the exit status is 1 if one breaks a rule."""
 
 import argparse
 import sys
 import time
 
 from .plan import shrink
+from .run import Report, cores, run, say
 from .world import Outcome, simulate
 
 
@@ -12,32 +13,49 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m ha.sim", description=__doc__)
     parser.add_argument("--seeds", type=int, default=200, help="how many")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
+    parser.add_argument("--jobs", type=int, default=cores(), help="how many processes; all cores unless given")
     parser.add_argument("--seed", type=int, default=None, help="only this one, with its story")
     parser.add_argument("--shrink", action="store_true", help="look for the fewest events that still fail")
     options = parser.parse_args()
-    seeds = range(options.first, options.first + options.seeds) if options.seed is None else (options.seed,)
+    if options.seed is not None:
+        return one(options.seed, is_shrunk=options.shrink)
     began = time.monotonic()
-    starts = fences = migrations = 0
-    slowest_s = 0.0
-    for seed in seeds:
-        outcome = simulate(seed)
-        if outcome.violation and options.shrink:
-            outcome = shortest(outcome)
-        if outcome.violation or options.seed is not None:
-            print("\n".join(outcome.story))
-        if outcome.violation:
-            print(f"seed {seed}: {outcome.violation}")
-            print("events: " + ", ".join(f"{event.kind} at {event.at_s:.1f}" for event in outcome.events))
-            return 1
-        starts, fences = starts + outcome.starts, fences + outcome.fences
-        migrations += outcome.migrations
-        slowest_s = max(slowest_s, outcome.rest_s)
-    spent_s = time.monotonic() - began
-    print(
-        f"{len(seeds)} seeds hold: {starts} starts, {fences} fences, {migrations} live migrations, "
-        f"at rest after {slowest_s:.0f} s; {spent_s:.1f} s"
-    )
+    report = run(range(options.first, options.first + options.seeds), options.jobs, say)
+    say(summary(report, time.monotonic() - began))
+    return 1 if report.failures else 0
+
+
+def one(seed: int, *, is_shrunk: bool) -> int:
+    outcome = simulate(seed)
+    if outcome.violation and is_shrunk:
+        outcome = shortest(outcome)
+    say("\n".join(outcome.story))
+    if outcome.violation:
+        say(f"seed {seed}: {outcome.violation}")
+        say("events: " + ", ".join(f"{event.kind} at {event.at_s:.1f}" for event in outcome.events))
+        return 1
+    say(f"seed {seed} holds: {told(outcome.counts)}")
     return 0
+
+
+def summary(report: Report, spent_s: float) -> str:
+    """A run in which nothing happens proves nothing, so it says what did."""
+    verdict = f"{len(report.failures)} FAIL" if report.failures else "all hold"
+    lines = [
+        f"{report.seeds} seeds, {verdict}: {report.virtual_s / 3600:.1f} hours of clusters in {spent_s:.0f} s "
+        f"({report.seeds / max(spent_s, 1e-9):.0f} seeds a second), at rest after {report.slowest_rest_s:.0f} s",
+        told(report.counts),
+    ]
+    lines += [f"seed {seed}: {violation}" for seed, violation in report.failures]
+    return "\n".join(lines)
+
+
+def told(counts: "dict[str, int]") -> str:
+    groups: dict[str, list[str]] = {}
+    for what in sorted(counts):
+        group, _, name = what.partition(": ")
+        groups.setdefault(group, []).append(f"{counts[what]} {name}")
+    return "\n".join(f"  {group}: {', '.join(names)}" for group, names in groups.items())
 
 
 def shortest(outcome: Outcome) -> Outcome:

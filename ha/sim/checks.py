@@ -6,6 +6,7 @@ fenced; S11, no decision breaks a strict rule; S13, what shall not run does not 
 disarmed. They look at the truth of the simulation, never at what a node believes.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
@@ -35,11 +36,9 @@ class Checks:
     hosts: Mapping[str, Host] = field(default_factory=dict)
     store: Store | None = None
     story: list[str] = field(default_factory=list)
-    # How often the interesting things happened: a simulation in which nothing does proves nothing.
-    starts: int = 0
-    fences: int = 0
+    # How often what happened, "group: what": a simulation in which nothing does proves nothing.
+    counts: Counter[str] = field(default_factory=Counter)
     fenced: set[tuple[str, int]] = field(default_factory=set)
-    migrations: int = 0
     rules: Rules = field(default_factory=Rules)
     # Since when a resource shall not run, or is none.
     unwanted_since: dict[str, float] = field(default_factory=dict)
@@ -47,6 +46,9 @@ class Checks:
 
     def tell(self, line: str) -> None:
         self.story.append(f"{self.timeline.now:8.3f}  {line}")
+
+    def count(self, what: str) -> None:
+        self.counts[what] += 1
 
     def fail(self, rule: str) -> None:
         self.tell(f"VIOLATION {rule}")
@@ -58,7 +60,7 @@ class Checks:
             self.fail(f"S1: {sid} runs on {' and '.join(where)}")
 
     def guest_started(self, host: Host, sid: str, incarnation: int) -> None:
-        self.starts += 1
+        self.count("guests: started")
         assert self.store is not None
         lease = self.store.truth.leases.get(host.name)
         # A later incarnation may stand there by a call of the node's own that it gave up: harmless, it only counts anew.
@@ -76,7 +78,7 @@ class Checks:
             )
 
     def guest_arrived(self, host: Host, sid: str) -> None:
-        self.migrations += 1
+        self.count("guests: migrated live")
         if host.keeper is not None and sid not in host.keeper.sids:
             self.fail(f"S2: {host.name} resumed {sid}, which its keeper does not guard")
 
@@ -102,7 +104,7 @@ class Checks:
                 self._wanted(command.content)
 
     def _fenced(self, command: Fence) -> None:
-        self.fences += 1
+        self.count("nodes: fenced, confirmed by an agent" if command.is_confirmed else "nodes: fenced at T")
         self.fenced.add((command.node, command.incarnation))
         assert self.store is not None
         if command.is_confirmed:
@@ -121,6 +123,7 @@ class Checks:
 
     def _decided(self, before: ManagerStatus, after: ManagerStatus) -> None:
         fencing = {name for name, state in after.node_status.items() if state is NodeState.fence}
+        self._count(before, after)
         for sid, service in after.service_status.items():
             if before.service_status.get(sid) == service:
                 continue
@@ -133,6 +136,20 @@ class Checks:
             if self._is_disarmed():
                 self.fail(f"S16: {sid} is sent to {service.target} while HA is disarmed")
             self._keeps_rules(sid, service, after)
+
+    def _count(self, before: ManagerStatus, after: ManagerStatus) -> None:
+        if before.master_node != after.master_node:
+            self.count("nodes: became manager")
+        for sid, service in after.service_status.items():
+            held = before.service_status.get(sid)
+            if held is None or held.state is not service.state:
+                self.count(f"states: {service.state}")
+        for id_, answer in after.answers.items():
+            known = before.answers.get(id_)
+            if known is None or (known.version, known.state) != (answer.version, answer.state):
+                self.count(f"commands: {answer.state}")
+        if (before.disarm and before.disarm.state) != (after.disarm and after.disarm.state):
+            self.count(f"cluster: {after.disarm.state if after.disarm is not None else 'armed again'}")
 
     def _keeps_rules(self, sid: str, service: Service, after: ManagerStatus) -> None:
         resource = self._resources().get(Sid(sid))

@@ -5,33 +5,36 @@ is given up at a deadline, after which nobody knows whether it takes effect. A r
 and cancels the starts and stops that are under way in the agent.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
-from typing import cast
+from functools import partial
 
 from ha import lrm
 from ha.balance import History
-from ha.leases import DEFAULT, Lease, Profile, Terms
-from ha.manager import Action, FenceLease, ForgetCommand, MoveConfig, RequestStopped, decide
-from ha.options import DATACENTER_CFG, Options
-from ha.resources import RESOURCES_CFG, Request, Resource
-from ha.rules import RULES_CFG, RuleCache, Rules
-from ha.settings import SETTINGS_CFG
-from ha.status import MANAGER_STATUS, LrmStatus, ManagerStatus, lrm_status_path
-from ha.view import COMMANDS_DIR, Config, Node, View, parse_config_path
-from ha.view import Command as OperatorCommand
-from kvorum.ids import NodeName, NodeUid, Sid
+from ha.leases import Lease, Profile, Terms
+from ha.load import NOTHING, Use
+from ha.manager import (
+    Action,
+    Decision,
+    FenceLease,
+    ForgetCommand,
+    MoveConfig,
+    Quiet,
+    RequestStopped,
+    decide,
+)
+from ha.resources import RESOURCES_CFG, Request
+from ha.status import MANAGER_STATUS, lrm_status_path
+from ha.view import Node, View
+from kvorum.ids import NodeName, NodeUid
 
 from .host import Host
+from .reading import Reading, Readings
 from .store import Answer, Command, Done, Fence, Move, Remove, Store, Write
 from .store import Done as StoreDone
 
 ROUND_S = (0.1, 0.5)
 WRITE_S = 3.0
-
-# A simulation asks for the same few paths over and over.
-_parse_path = cache(parse_config_path)
 
 
 @dataclass(eq=False)
@@ -42,6 +45,9 @@ class Daemon:
     # Mutations: what the manager goes by, whatever the leases say.
     own_terms: Terms | None = None
     goes_by_settings: bool = False
+    # Shared by all that see the same files; and how large the nodes are.
+    readings: Readings = field(default_factory=lambda: Readings(()))
+    sizes: Mapping[str, Use] = field(default_factory=dict)
     # Wall clock minus virtual time; jumps.
     epoch: float = 1e9
     life: int = 0
@@ -53,9 +59,9 @@ class Daemon:
     on_migrate: Callable[[str, str, str, Callable[[str], None]], None] = lambda _source, _sid, _target, _done: None
     shutdown: lrm.Shutdown | None = None
     on_rest: Callable[[], None] = lambda: None
-    rules: RuleCache = field(default_factory=RuleCache)
-    # Of balancing; gone with the process.
+    # Of balancing, and of a round that had nothing to do; gone with the process.
     history: History = field(default_factory=History)
+    quiet: Quiet = field(default_factory=Quiet)
 
     def start(self) -> None:
         if self.is_up or not self.host.is_up:
@@ -64,7 +70,7 @@ class Daemon:
         self.is_up = True
         self.is_writing = self.is_managing = False
         self.shutdown = None
-        self.history = History()
+        self.history, self.quiet = History(), Quiet()
         self.memory = lrm.Memory(session=f"{self.host.name}-{self.life}")
         self._again(self.life)
 
@@ -99,30 +105,34 @@ class Daemon:
 
     # The local resource manager
 
+    def reading(self) -> Reading:
+        return self.readings.of(self.store.replicas[self.host.name].state)
+
     def local_view(self) -> lrm.LocalView:
-        host, files = self.host, self.store.replicas[self.host.name].state.files
-        registered = host.guests_file[1]
+        host, reading = self.host, self.reading()
+        _, registered, is_lease_wanted = host.guests_file
         return lrm.LocalView(
             node=NodeName(host.name),
             lease=host.published,
-            status=self._manager_status(),
-            resources=self._resources() or {},
-            configs=frozenset(found[0] for path in files if (found := _parse_path(path)) and found[1] == host.name),
+            status=reading.status,
+            resources=reading.resources or {},
+            configs=reading.configs_on(host.name),
             running=frozenset(sid for sid in host.processes if sid in registered),
-            written=self._lrm_status(host.name),
+            written=reading.lrm[host.name],
             registered=registered,
-            is_lease_wanted=host.guests_file[2],
-            options=self._options(),
+            is_lease_wanted=is_lease_wanted,
+            options=reading.options,
             shutdown=self.shutdown,
         )
 
     def _serve(self) -> None:
         view = self.local_view()
         self.memory, steps = lrm.step(self.memory, view, self.host.clock())
-        wanted = (steps.register, steps.is_lease_wanted, self.profile())
-        if wanted != (*self.host.guests_file[1:], self.host.profile_file):
-            self.host.guests_file = (self.host.guests_file[0] + 1, *wanted[:2])
-            self.host.profile_file = wanted[2]
+        wanted = (self.host.guests_file[0], steps.register, steps.is_lease_wanted)
+        profile = self.profile()
+        if wanted != self.host.guests_file or profile != self.host.profile_file:
+            self.host.guests_file = (wanted[0] + 1, *wanted[1:])
+            self.host.profile_file = profile
         for action in steps.actions:
             self._act(action)
         if self.shutdown is not None and steps.is_at_rest:
@@ -130,7 +140,8 @@ class Daemon:
         if not self.is_writing and lrm.is_news(steps.status, view.written):
             self.is_writing = True
             path = lrm_status_path(self.host.name)
-            self._propose(Write(path, steps.status, self._version(path)), partial(self._written))
+            version = self.reading().versions.get(path, 0)
+            self._propose(Write(path, steps.status, version), partial(self._written))
 
     def _written(self, _answer: Answer) -> None:
         self.is_writing = False
@@ -158,57 +169,60 @@ class Daemon:
 
     def view(self) -> View:
         name = self.host.name
-        replica = self.store.replicas[name]
-        now = self.host.clock()
+        replica, reading = self.store.replicas[name], self.reading()
+        return View(
+            is_leader=self.store.is_leader(name),
+            is_quorate=replica.is_quorate,
+            self_node=NodeName(name),
+            nodes=self._nodes(reading),
+            resources=reading.resources,
+            configs=reading.configs,
+            status=reading.status,
+            status_version=reading.versions.get(MANAGER_STATUS, 0),
+            commands=reading.commands,
+            rules=reading.rules,
+            options=reading.options,
+            history=self.history,
+        )
+
+    def _nodes(self, reading: Reading) -> dict[NodeName, Node]:
+        replica, now = self.store.replicas[self.host.name], self.host.clock()
         nodes: dict[NodeName, Node] = {}
         for other in self.names:
             held = replica.state.leases.get(other)
             lease = None
             if held is not None:
                 age_s = now - replica.renewed_at.get(other, now)
-                terms = self.own_terms or (self.profile().terms if self.goes_by_settings else held.terms)
+                terms = self.own_terms or (reading.profile.terms if self.goes_by_settings else held.terms)
                 lease = Lease(held.incarnation, held.renewal, held.is_fenced, age_s, terms, held.is_resting)
-            nodes[NodeName(other)] = Node(NodeName(other), NodeUid(other), lease, self._lrm_status(other))
-        configs = {}
-        for path, file in replica.state.files.items():
-            if found := _parse_path(path):
-                configs[found[0]] = Config(found[1], file.version)
-        resources = self._resources()
-        status = self._manager_status()
-        known = resources if resources is not None else [Sid(sid) for sid in status.service_status]
-        rules = cast("Rules | None", self._content(RULES_CFG)) or Rules()
-        return View(
-            is_leader=self.store.is_leader(name),
-            is_quorate=replica.is_quorate,
-            self_node=NodeName(name),
-            nodes=nodes,
-            resources=resources,
-            configs=configs,
-            status=status,
-            status_version=self._version(MANAGER_STATUS),
-            commands=self._commands(),
-            rules=self.rules.compile(rules, frozenset(known), frozenset(nodes)),
-            options=self._options(),
-            history=self.history,
-        )
+            known = NodeName(other)
+            nodes[known] = Node(known, NodeUid(other), lease, reading.lrm[other], self.sizes.get(other, NOTHING))
+        return nodes
 
     def _manage(self) -> None:
         view = self.view()
-        decision = decide(view, self.epoch + self.host.timeline.now)
-        self.history = decision.history
+        revision, now = self.reading().revision, self.epoch + self.host.timeline.now
+        if self.quiet.is_same(view, revision, now):
+            return
+        decision = decide(view, now)
         if decision.status is None:
-            self._perform(decision.actions)
+            self.history = decision.history
+            if decision.actions:
+                self._perform(decision.actions)
+            else:
+                self.quiet.keep(view, revision, now)
             return
         self.is_managing = True
         command = Write(MANAGER_STATUS, decision.status, view.status_version)
-        self._propose(command, partial(self._decided, decision.actions, decision.journal))
+        self._propose(command, partial(self._decided, decision))
 
-    def _decided(self, actions: tuple[Action, ...], journal: tuple[str, ...], answer: Answer) -> None:
+    def _decided(self, decision: Decision, answer: Answer) -> None:
         self.is_managing = False
         if isinstance(answer, StoreDone):
-            for line in journal:
+            self.history = decision.history
+            for line in decision.journal:
                 self.host.watcher.tell(f"manager on {self.host.name}: {line}")
-            self._perform(actions)
+            self._perform(decision.actions)
 
     def _perform(self, actions: tuple[Action, ...]) -> None:
         for action in actions:
@@ -227,11 +241,12 @@ class Daemon:
             case ForgetCommand():
                 return Remove(action.path, action.expected_version)
             case RequestStopped():
-                held = self._resources()
+                reading = self.reading()
+                held = reading.resources
                 if held is None or action.sid not in held or not held[action.sid].wants_running:
                     return None
                 stopped = replace(held[action.sid], request=Request.stopped)
-                return Write(RESOURCES_CFG, held | {action.sid: stopped}, self._version(RESOURCES_CFG))
+                return Write(RESOURCES_CFG, {**held, action.sid: stopped}, reading.versions[RESOURCES_CFG])
 
     def _performed(self, action: Action, answer: Answer) -> None:
         self.is_managing = False
@@ -247,36 +262,5 @@ class Daemon:
                     line = f"resources.cfg says stopped for {action.sid}"
             self.host.watcher.tell(f"manager on {self.host.name}: {line}")
 
-    # What its replica has
-
-    def _content(self, path: str) -> object:
-        file = self.store.replicas[self.host.name].state.files.get(path)
-        return file.content if file is not None else None
-
-    def _version(self, path: str) -> int:
-        file = self.store.replicas[self.host.name].state.files.get(path)
-        return file.version if file is not None else 0
-
-    def _manager_status(self) -> ManagerStatus:
-        return cast(ManagerStatus, self._content(MANAGER_STATUS) or ManagerStatus())
-
     def profile(self) -> Profile:
-        return cast(Profile, self._content(SETTINGS_CFG) or DEFAULT)
-
-    def _lrm_status(self, name: str) -> LrmStatus:
-        return cast(LrmStatus, self._content(lrm_status_path(name)) or LrmStatus())
-
-    def _options(self) -> Options:
-        return cast(Options, self._content(DATACENTER_CFG) or Options())
-
-    def _commands(self) -> tuple[OperatorCommand, ...]:
-        files = self.store.replicas[self.host.name].state.files
-        return tuple(
-            OperatorCommand(path.rpartition("/")[2], file.version, str(file.content))
-            for path, file in sorted(files.items())
-            if path.startswith(f"{COMMANDS_DIR}/")
-        )
-
-    def _resources(self) -> dict[Sid, Resource] | None:
-        """None while the file does not parse."""
-        return cast("dict[Sid, Resource] | None", self._content(RESOURCES_CFG))
+        return self.reading().profile

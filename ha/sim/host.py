@@ -35,6 +35,7 @@ class Watcher(Protocol):
     def guest_arrived(self, host: "Host", sid: str) -> None: ...
     def guest_touched(self, host: "Host", sid: str) -> None: ...
     def tell(self, line: str) -> None: ...
+    def count(self, what: str) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -195,14 +196,17 @@ class Host:
         if self.keeper is None:
             return
         revision, sids, is_wanted = self.guests_file
-        may_load = core.may_load(self.keeper) or self.loaded_by != self.keeper_life
-        if may_load and revision != self.keeper.guests_revision:
+        may_load = revision != self.keeper.guests_revision and (
+            core.may_load(self.keeper) or self.loaded_by != self.keeper_life
+        )
+        if may_load:
             self.loaded_by = self.keeper_life
             self._step(core.GuestsLoaded(revision, sids, is_wanted, self.profile_file))
+        if self.keeper.phase == LIVE:
+            self._step(core.Tick())
+            return
         is_left = any(sid in self.keeper.sids for sid in self.processes)
-        if self.faults.rejoins_uncleared:
-            is_left = False
-        self._step(core.Tick(None if self.keeper.phase == LIVE else is_left))
+        self._step(core.Tick(is_left and not self.faults.rejoins_uncleared))
 
     def _step(self, event: core.Event) -> None:
         if self.keeper is None:
@@ -212,31 +216,37 @@ class Host:
         if self.faults.lives_by_the_longer and self.keeper.profile.takeover_after_s < before.profile.takeover_after_s:
             self.keeper = replace(self.keeper, profile=before.profile)
         if before.phase != self.keeper.phase:
+            self.watcher.count(f"keepers: {self.keeper.phase}")
             self.watcher.tell(f"{self.name}: keeper {before.phase} => {self.keeper.phase} ({self.keeper.cause})")
         for action in actions:
             self._perform(action)
+        if self.keeper is before:
+            return
         self.published = core.published(self.keeper, boot_id="", uid=self.name)
 
     def _perform(self, action: core.Action) -> None:
         assert self.keeper is not None
-        guarded = [sid for sid in self.keeper.sids if sid in self.processes]
         match action:
+            case core.PetWatchdog():
+                self._feed(bool(self.keeper.sids))
             case core.Renew() | core.Acquire() | core.Rest():
                 self._call(action)
             case core.Pause():
-                for sid in guarded:
+                for sid in self._guarded():
                     self.processes[sid].is_paused = True
             case core.Resume():
-                for sid in guarded:
+                for sid in self._guarded():
                     self.processes[sid].is_paused = False
                     self.watcher.guest_runs(sid)
             case core.Kill():
-                for sid in guarded:
+                for sid in self._guarded():
                     self.end(sid)
-            case core.PetWatchdog():
-                self._feed(bool(self.keeper.sids))
             case core.ResetHost():
                 self._reset(action.cause)
+
+    def _guarded(self) -> list[str]:
+        assert self.keeper is not None
+        return [sid for sid in self.keeper.sids if sid in self.processes]
 
     def _call(self, action: core.Renew | core.Acquire | core.Rest) -> None:
         sent_at, life = self.clock(), self.keeper_life
@@ -303,6 +313,7 @@ class Host:
 
     def _reset(self, why: str) -> None:
         boot = self.boot
+        self.watcher.count("keepers: reset by the watchdog" if why == "watchdog" else "keepers: reset the host")
 
         def off() -> None:
             if self.boot == boot:

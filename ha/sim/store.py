@@ -118,6 +118,8 @@ class State:
     is_fence_guarded: bool = True
     is_confirmation_guarded: bool = True
     index: int = 0
+    # The index at which a file last changed: of two replicas with the same one, all files are the same.
+    revision: int = 0
     files: dict[str, File] = field(default_factory=dict)
     leases: dict[str, Lease] = field(default_factory=dict)
 
@@ -129,12 +131,14 @@ class State:
                 if (held.version if held else 0) != command.version:
                     return Refused("stale")
                 self.files[command.path] = File(command.content, self.index)
+                self.revision = self.index
                 return Done(self.index)
             case Remove():
                 held = self.files.get(command.path)
                 if held is None or held.version != command.version:
                     return Refused("stale")
                 del self.files[command.path]
+                self.revision = self.index
                 return Done(self.index)
             case Move():
                 held = self.files.get(command.path)
@@ -142,6 +146,7 @@ class State:
                     return Refused("stale")
                 del self.files[command.path]
                 self.files[command.new_path] = File(held.content, self.index)
+                self.revision = self.index
                 return Done(self.index)
             case _:
                 return self._apply_lease(command)
@@ -163,10 +168,13 @@ class State:
                 return Done(held.renewal)
             if held.is_resting:
                 return Refused("fenced")
-            after = replace(held, renewal=held.renewal + 1)
-            if command.sent_at >= held.sent_at:
-                after = replace(after, sent_at=command.sent_at, terms=command.terms)
-            self.leases[command.node] = after
+            is_news = command.sent_at >= held.sent_at
+            self.leases[command.node] = Lease(
+                held.incarnation,
+                command.terms if is_news else held.terms,
+                command.sent_at if is_news else held.sent_at,
+                held.renewal + 1,
+            )
             return Done(held.renewal + 1)
         if held is None:
             return Refused("not found")
@@ -252,8 +260,14 @@ class Store:
             self._timeline.after(self._delay(), lambda: self._arrive(entry, self._timeline.now + PERSISTENCE_S))
 
     def has_majority(self, name: str) -> bool:
-        heard = sum(1 for other in self._names if other == name or self._can_talk(name, other))
-        return self._can_talk(name, name) and heard * 2 > len(self._names)
+        can_talk = self._can_talk
+        if not can_talk(name, name):
+            return False
+        heard = 1
+        for other in self._names:
+            if other != name and can_talk(name, other):
+                heard += 1
+        return heard * 2 > len(self._names)
 
     def is_leader(self, name: str) -> bool:
         """What the replica of this node says, which may be late."""
@@ -335,10 +349,10 @@ class Store:
 
     def _look_around(self, name: str) -> None:
         replica = self.replicas[name]
-        if not self._can_talk(name, name):
-            return
         if self.has_majority(name):
             replica.last_majority = self._timeline.now
+        elif not self._can_talk(name, name):
+            return
         replica.is_quorate = self._timeline.now - replica.last_majority < QUORATE_S
         if self.leader not in (None, name) and self._can_talk(name, str(self.leader)) and self._random.random() < 0.5:
             replica.believes_to_lead = False

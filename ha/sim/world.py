@@ -24,6 +24,7 @@ from .host import Faults, Host
 from .migration import Migration
 from .operators import OPERATORS
 from .plan import Planned, plan
+from .reading import Readings
 from .store import PERSISTENCE_S, Command, Store, Write
 from .timeline import Timeline
 
@@ -57,12 +58,20 @@ class Outcome:
     seed: int
     violation: str
     story: tuple[str, ...]
-    starts: int
-    fences: int
-    # Of virtual time; how long the cluster took to come to rest.
+    # How often what happened.
+    counts: dict[str, int]
+    # Of virtual time: how long the cluster took to come to rest; and all of it.
     rest_s: float
+    virtual_s: float
     events: tuple[Planned, ...] = ()
-    migrations: int = 0
+
+    @property
+    def starts(self) -> int:
+        return self.counts.get("guests: started", 0)
+
+    @property
+    def fences(self) -> int:
+        return sum(count for what, count in self.counts.items() if what.startswith("nodes: fenced"))
 
 
 @dataclass(eq=False)
@@ -103,9 +112,12 @@ class World:
         self.store.loss = self.random.choice((0, 0, 0.03, 0.15))
         self.store.slowness = self.random.choice((0, 0, 0.05))
         self.checks.hosts, self.checks.store = self.hosts, self.store
+        readings = Readings(names)
         for name, host in self.hosts.items():
             host.store = self.store
-            self.daemons[name] = Daemon(host, self.store, names, self.mutation.terms, self.mutation.goes_by_settings)
+            self.daemons[name] = Daemon(
+                host, self.store, names, self.mutation.terms, self.mutation.goes_by_settings, readings
+            )
             self.daemons[name].on_migrate = self._migrate
             host.on_boot, host.on_off = partial(self._boot, name), partial(self._off, name)
             host.start_keeper()
@@ -182,11 +194,10 @@ class World:
             self.seed,
             violation,
             tuple(self.checks.story),
-            self.checks.starts,
-            self.checks.fences,
+            dict(self.checks.counts),
             self.timeline.now - healed_at,
+            self.timeline.now,
             self.events,
-            self.checks.migrations,
         )
 
     def _found(self) -> None:
@@ -213,6 +224,7 @@ class World:
         began = self.timeline.now
         for event in events:
             self.timeline.run_until(began + event.at_s)
+            self.checks.count(f"events: {event.kind.removesuffix('-again')}")
             every[event.kind](self, Random(event.seed))  # noqa: S311
 
     def _heal(self) -> str:

@@ -20,6 +20,7 @@ from ha.sim.checks import Violation
 from ha.sim.daemon import Daemon
 from ha.sim.host import Host, Process
 from ha.sim.migration import Migration
+from ha.sim.reading import Readings
 from ha.sim.store import Answer, Command, Done, Entry, Lease, Move, Store, Write
 from ha.sim.timeline import Timeline
 from ha.status import MANAGER_STATUS, LrmStatus, ManagerStatus, NodeState, Service, State, lrm_status_path
@@ -121,6 +122,7 @@ class Stage:
             can_talk=self.can_talk,
             clock=lambda name: self.hosts[NodeName(name)].clock(),
         )
+        self.readings = Readings(tuple(map(str, names)))
         self.daemons = {name: self._daemon(name, names) for name in names}
         self.recorder.hosts = {str(name): host for name, host in self.hosts.items()}
         self.recorder.store = self.store
@@ -148,7 +150,7 @@ class Stage:
         return host
 
     def _daemon(self, name: NodeName, names: tuple[NodeName, ...]) -> StagedDaemon:
-        daemon = StagedDaemon(self.hosts[name], self.store, names)
+        daemon = StagedDaemon(self.hosts[name], self.store, names, readings=self.readings)
         daemon.stage = self
         daemon.on_migrate = self._migrate
         self.hosts[name].store = self.store
