@@ -5,6 +5,7 @@ disk are ours, and so are the methods of it that lose entries (`docs/internals/r
 propose it and how it is recognised when it comes twice stays out: that is the user's `StateMachine`.
 """
 
+from . import upstream  # noqa: F401  first, for it says how pysyncobj is loaded
 from .replica import Replica
 from .values import Address, ApplyFailed, Options, Role, StateMachine, Status, StorageDamaged, TlsFiles
 
