@@ -157,6 +157,8 @@ class Evidence:
     source: Look
     target: Look
     owner: Owner
+    # That the source's copy, if it is gone, went by the migration: it may also have gone on after a failure, and ended later.
+    is_end_known: bool = True
     # Before the migration; a guest that a person had paused stays paused.
     was_running: bool = True
 
@@ -191,6 +193,9 @@ def _settle_at_source(evidence: Evidence) -> tuple[Step, ...]:
         case Look.paused, target:
             undo = () if target is Look.gone else (Step.stop_target,)
             return (*undo, *_resume(Step.resume_source, evidence), Step.done)
+        case Look.gone, Look.paused if not evidence.is_end_known:
+            # Its memory may be older than the disks.
+            return (Step.stop_target, Step.start_source, Step.done)
         case Look.gone, Look.paused:
             # The only whole copy: bring the store after it.
             return (Step.move_config, *_resume(Step.resume_target, evidence), Step.done)

@@ -11,8 +11,9 @@ from agent.migration.plan import Look, Owner
 from kvorum.errors import KvorumError, NotFound
 from kvorum.ids import Vmid
 
-from .arrivals import ArrivalDesk, discard, finish_in_turn, look_here, release
+from .arrivals import ArrivalDesk, discard, finish_in_turn, is_guest, look_here, release
 from .migrate import unlock
+from .migration_marks import is_locked
 from .migration_records import Arrival
 
 log = logging.getLogger(__name__)
@@ -31,15 +32,21 @@ class Verdict(StrEnum):
     discard = "discard"
     # The guest is ours and has ended: what was made for it stays, since its disks may be the whole ones.
     keep = "keep"
+    # The guest is ours, but the paused copy is not the guest: it has run elsewhere since. The copy goes, the volumes stay.
+    drop = "drop"
 
 
-def decide(owner: Owner, look: Look, *, is_locked: bool, has_tunnel: bool, age_s: float) -> Verdict:
-    """Pure. `owner` as a majority sees it. Never `finish` but for the owner, never `discard` what is the owner's."""
+def decide(owner: Owner, look: Look, *, is_guest: bool, is_locked: bool, has_tunnel: bool, age_s: float) -> Verdict:
+    """Pure. `owner` as a majority sees it; `is_guest` as `arrivals.is_guest` says. Never `finish` but for the owner of the guest
+    that the copy is, never `discard` what is the owner's."""
     match owner:
         case Owner.unknown:
             return Verdict.wait
+        case Owner.target if look is Look.paused and not is_guest:
+            return Verdict.drop
         case Owner.target:
-            return Verdict.keep if look is Look.gone else Verdict.finish
+            # What runs and did not come with this migration was started here since.
+            return Verdict.finish if is_guest and look is not Look.gone else Verdict.keep
         case Owner.other:
             return Verdict.discard
         case Owner.source if not is_locked:
@@ -79,7 +86,8 @@ async def _settle(desk: ArrivalDesk, arrival: Arrival, age_s: float) -> None:
     verdict = decide(
         owner,
         look,
-        is_locked=file is not None and file.config.get("lock") == "migrate",
+        is_guest=file is not None and is_guest(arrival, file),
+        is_locked=file is not None and is_locked(file.config),
         has_tunnel=bool(desk.tunnels.get(arrival.migration_id)),
         age_s=age_s,
     )
@@ -90,14 +98,16 @@ async def _settle(desk: ArrivalDesk, arrival: Arrival, age_s: float) -> None:
             await finish_in_turn(desk, arrival)
         case Verdict.discard:
             await discard(desk, arrival)
-        case Verdict.keep:
+        case Verdict.keep | Verdict.drop:
+            if verdict is Verdict.drop:
+                await desk.host.drivers[GuestKind(arrival.kind)].stop(Vmid(arrival.vmid))
             await release(desk, arrival)
             if arrival.renamed:
                 log.warning(
                     "guest %s ended; volumes made for it stay: %s", arrival.vmid, list(arrival.renamed.values())
                 )
             desk.records.remove(arrival)
-            if file is not None:
+            if file is not None and not desk.host.is_migrating(file.vmid):
                 await unlock(desk.host, file)
         case Verdict.wait:
             return
@@ -137,7 +147,7 @@ async def sweep_strays(desk: ArrivalDesk) -> None:
                     "guest %s is paused here but belongs to %s: destroyed", vmid, file.node if file else "nobody"
                 )
                 await host.drivers[GuestKind.vm].stop(vmid)
-            elif file.config.get("lock") == "migrate" and not await host.is_ha_managed(file):
+            elif is_locked(file.config) and not await host.is_ha_managed(file):
                 log.warning("guest %s was left paused by a migration: resumed", vmid)
                 await desk.resume(vmid)
     for file in await host.inventory.all():
@@ -148,6 +158,6 @@ async def sweep_strays(desk: ArrivalDesk) -> None:
 
 def _has_stale_lock(file: GuestFile) -> bool:
     try:
-        return file.config.get("lock") == "migrate"
+        return is_locked(file.config)
     except KvorumError:
         return False

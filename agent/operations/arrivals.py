@@ -27,6 +27,7 @@ from kvorum.ids import NodeName, Vmid, Volid, parse_volid
 from .disks import used_disks
 from .host import Host, Storages
 from .migrate import DiskOffer, Prepared
+from .migration_marks import is_arrived
 from .migration_plan import moved_in
 from .migration_records import Arrival, MigrationRecords
 from .power import check_lease
@@ -164,7 +165,8 @@ async def _make_way(desk: ArrivalDesk, vmid: Vmid) -> None:
 async def finish(desk: ArrivalDesk, migration_id: str) -> None:
     """Resume what has arrived, if the majority says that it is ours. Idempotent.
 
-    Raises NotFound when nothing has arrived, Refused when it has but the config is elsewhere, Fenced when HA forbids it.
+    Raises NotFound when nothing has arrived or the guest has run elsewhere since, Refused when it has arrived but the config is
+    elsewhere, Fenced when HA forbids it.
     """
     arrival = desk.records.arrival(migration_id)
     if arrival is None:
@@ -184,15 +186,28 @@ async def finish_in_turn(desk: ArrivalDesk, arrival: Arrival) -> None:
     file = await host.inventory.find_current(vmid)
     if file.node != host.node():
         raise Refused(f"guest {vmid} has arrived, but belongs to {file.node}")
+    if not is_guest(arrival, file):
+        raise NotFound(f"guest {vmid} came to {host.node()} by another way; the copy of this migration is of the past")
+    if arrival.generation != file.generation:
+        # Before the mark goes: from here on we know our copy by the generation under which we took it.
+        arrival = msgspec.structs.replace(arrival, generation=file.generation)
+        desk.records.save(arrival)
     renamed = _renamed(arrival)
     if moved_in(file.config, kind, renamed) != file.config:
         file = await host.change(file, lambda config: moved_in(config, kind, renamed), reason="migration ended")
+        if file.generation != arrival.generation:
+            raise Refused(f"guest {vmid} was on another node meanwhile")
     if look is Look.paused:
         await _wait_for_lease(host, file)
         await desk.resume(vmid)
         log.info("guest %s: runs here now, came from %s (generation %s)", vmid, arrival.source, file.generation)
     await release(desk, arrival)
     desk.records.save(msgspec.structs.replace(arrival, is_finished=True))
+
+
+def is_guest(arrival: Arrival, file: GuestFile) -> bool:
+    """Whether the copy that has arrived is the guest, whose file is ours: nobody has run it since the copy was taken. Pure."""
+    return is_arrived(file.config, arrival.migration_id) or arrival.generation == file.generation
 
 
 async def _wait_for_lease(host: Host, file: GuestFile) -> None:

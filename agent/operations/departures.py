@@ -12,6 +12,7 @@ from kvorum.errors import KvorumError, NotFound
 from kvorum.ids import NodeName, Vmid
 
 from .migrate import MigrationDesk, TargetAgent, call_off, go_on_here, hand_over, look_at, tidy_up, unlock
+from .migration_marks import is_arrived
 from .migration_records import Departure
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,8 @@ async def _settle(desk: MigrationDesk, departure: Departure) -> None:
     driver = desk.host.drivers[GuestKind(departure.kind)]
     here = _LOOKS[(await driver.observe(Vmid(departure.vmid))).state]
     there = await look_at(target, departure.migration_id)
-    steps = settle(Evidence(here, there, owner))
+    is_end_known = departure.has_ended or (file is not None and is_arrived(file.config, departure.migration_id))
+    steps = settle(Evidence(here, there, owner, is_end_known=is_end_known))
     log.info("migration %s of guest %s: %s", departure.migration_id, departure.vmid, ", ".join(steps))
     for step in steps:
         await _perform(desk, departure, step, target, place=(owner, file))

@@ -19,6 +19,7 @@ from kvorum.ids import NodeName, Vmid, Volid
 
 from .disks import used_disks
 from .ha_resources import IGNORED, HaResources
+from .migration_marks import ARRIVED, LOCK, released
 from .queue import GuestQueue
 
 log = logging.getLogger(__name__)
@@ -89,16 +90,28 @@ class Host:
         """
         file = await self.own(vmid)
         lock = file.config.get("lock")
+        if lock in (None, LOCK) and not self.is_migrating(vmid):
+            if lock is not None and handle is not None:
+                handle.log("removing the lock of a migration that runs no more")
+            return await self.without_migration(file)
         if lock is None:
             return file
-        if lock == "migrate" and not self.is_migrating(vmid):
-            if handle is not None:
-                handle.log("removing the lock of a migration that runs no more")
-            return await self.rewrite(file, file.config.without("lock"), reason="remove a stale lock")
         raise Locked(
             f"guest {vmid} is locked ({lock})",
             remedy="wait for the task that holds it; a lock that nobody holds goes away with 'delete lock' in its file",
         )
+
+    async def without_migration(self, file: GuestFile) -> GuestFile:
+        """The file without what a migration that is over has left in it. Raises StaleVersion."""
+        config = released(file.config)
+        if config == file.config:
+            return file
+        return await self.rewrite(file, config, reason="its migration is over")
+
+    async def without_mark(self, file: GuestFile) -> GuestFile:
+        """The file as it says that no waiting copy is the guest. Raises StaleVersion."""
+        config = file.config.without(ARRIVED)
+        return file if config == file.config else await self.rewrite(file, config, reason="it runs anew")
 
     async def rewrite(self, file: GuestFile, config: GuestConfig, *, reason: str) -> GuestFile:
         """Replace the config file, unless somebody else did meanwhile. Raises StaleVersion."""

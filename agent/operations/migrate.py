@@ -38,6 +38,7 @@ from kvorum.ids import NodeName, Vmid, Volid
 
 from .disks import Disk, used_disks
 from .host import Host, Storages
+from .migration_marks import arrived, is_arrived, locked, released
 from .migration_plan import MigrationPlan, MigrationWish, Mode, plan_migration
 from .migration_records import Departure, MigrationRecords
 from .power import check_lease, start_now
@@ -128,7 +129,7 @@ async def migrate_guest(desk: MigrationDesk, handle: TaskHandle, wish: Migration
         file = await host.own_unlocked(wish.vmid, handle)
         plan = plan_migration(file, (await host.observe(file)).state, wish, await host.storages())
         handle.progress(0.0, f"{plan.mode} migration to {wish.target}")
-        file = await host.rewrite(file, file.config.set("lock", "migrate"), reason=f"migrate to {wish.target}")
+        file = await host.rewrite(file, locked(file.config), reason=f"migrate to {wish.target}")
         handle.undo(lambda: unlock(host, file))
         if plan.mode is Mode.live:
             await _move_live(desk, handle, file, plan, wish)
@@ -142,8 +143,8 @@ async def unlock(host: Host, file: GuestFile) -> None:
         found = await host.inventory.at(file.path, linearizable=True)
     except NotFound:
         return
-    if found.config.get("lock") == "migrate":
-        await host.change(found, lambda config: config.without("lock"), reason="migration ended")
+    if released(found.config) != found.config:
+        await host.change(found, released, reason="migration ended")
 
 
 async def _move_live(
@@ -169,7 +170,7 @@ async def _move_live(
         ports = ", ".join(str(port) for port in (prepared.memory_port, prepared.disk_port) if port)
         handle.log(f"{wish.target} waits at {prepared.address}, port {ports}")
         async with desk.mover.connected(wish.target, prepared) as carrier:
-            await _carry(desk, carrier, handle, file, plan=plan, wish=wish, prepared=prepared)
+            await _carry(desk, carrier, handle, file, plan=plan, wish=wish, prepared=prepared, departure=departure)
         await hand_over(desk, handle, file, departure, target)
         await finish_at(desk, handle, departure, target)
         await tidy_up(desk, departure, log_line=handle.log)
@@ -192,6 +193,7 @@ async def _carry(
     plan: MigrationPlan,
     wish: MigrationWish,
     prepared: Prepared,
+    departure: Departure,
 ) -> None:
     """Returns when the guest has arrived and the task can no longer be cancelled; raises when it stays here."""
     storages = await desk.host.storages()
@@ -212,7 +214,7 @@ async def _carry(
             progress=lambda fraction, phase: handle.progress(fraction * 0.95, phase),
         )
     except (Unreachable, Timeout) as error:
-        match await _fate(desk, file, desk.target(wish.target), prepared.migration_id):
+        match await _fate(desk, file, desk.target(wish.target), departure):
             case Fate.stays:
                 raise
             case Fate.ended:
@@ -237,14 +239,15 @@ class Fate(StrEnum):
     unknown = "unknown"
 
 
-async def _fate(desk: MigrationDesk, file: GuestFile, target: TargetAgent, migration_id: str) -> Fate:
+async def _fate(desk: MigrationDesk, file: GuestFile, target: TargetAgent, departure: Departure) -> Fate:
     """After a failure that does not say what has become of the guest: look at both sides."""
     try:
         if (await desk.host.observe(file)).state is not RunState.stopped:
             return Fate.stays
     except KvorumError:
         return Fate.unknown
-    match await look_at(target, migration_id):
+    desk.records.save(msgspec.structs.replace(departure, has_ended=True))
+    match await look_at(target, departure.migration_id):
         case Look.paused | Look.running:
             return Fate.arrived
         case Look.gone:
@@ -282,7 +285,8 @@ async def call_off(desk: MigrationDesk, target: TargetAgent, departure: Departur
 async def go_on_here(desk: MigrationDesk, vmid: Vmid, kind: GuestKind) -> None:
     """A guest that a failed migration left standing still runs again, if it is ours and HA lets it. Raises what forbids it."""
     if (await desk.host.drivers[kind].observe(vmid)).state is RunState.paused:
-        await check_lease(desk.host, await desk.host.own(vmid))
+        file = await desk.host.without_mark(await desk.host.own(vmid))
+        await check_lease(desk.host, file)
         await desk.resume(vmid)
 
 
@@ -293,7 +297,7 @@ async def hand_over(
     if handle is not None:
         handle.progress(0.96, f"move {file.path} to {departure.target}")
     try:
-        await move_config(desk, file, NodeName(departure.target))
+        await move_config(desk, file, NodeName(departure.target), migration_id=departure.migration_id)
     except Refused:
         # Somebody else has the guest: our copy, should there be one, and the target's must both go.
         await desk.host.drivers[file.kind].stop(file.vmid)
@@ -301,20 +305,29 @@ async def hand_over(
             await target.abort(departure.migration_id)
         desk.records.remove(departure)
         raise
+    except BaseException:
+        desk.records.save(msgspec.structs.replace(departure, has_ended=True))
+        raise
     desk.records.save(msgspec.structs.replace(departure, has_left=True))
 
 
-async def move_config(desk: MigrationDesk, file: GuestFile, target: NodeName, *, limit_s: float = MOVE_LIMIT_S) -> None:
-    """One guarded write, tried again while nobody can know whether it happened. Idempotent.
+async def move_config(
+    desk: MigrationDesk, file: GuestFile, target: NodeName, *, migration_id: str = "", limit_s: float = MOVE_LIMIT_S
+) -> None:
+    """One guarded write, tried again while nobody can know whether it happened. Idempotent. With `migration_id`, the mark of the
+    copy that is the guest comes first: whoever moves the file after that, the target knows its copy by it.
 
-    Raises Refused when the file is neither ours nor the target's any more; NoQuorum and its like after `limit_s`.
+    Raises Refused when the file is neither ours nor the target's any more, or was elsewhere meanwhile, so that the guest may
+    have run there; NoQuorum and its like after `limit_s`.
     """
-    host, version = desk.host, file.version
+    host, generation = desk.host, file.generation
     deadline = asyncio.get_running_loop().time() + limit_s
     while True:
         try:
+            if migration_id and not is_arrived(file.config, migration_id):
+                file = await host.rewrite(file, arrived(file.config, migration_id), reason=f"arrived at {target}")
             await host.store.move(
-                file.path, guest_path(target, file.kind, file.vmid), expected_version=version, reason="migrate"
+                file.path, guest_path(target, file.kind, file.vmid), expected_version=file.version, reason="migrate"
             )
             return
         except (StaleVersion, NotFound, AlreadyExists):
@@ -333,7 +346,9 @@ async def move_config(desk: MigrationDesk, file: GuestFile, target: NodeName, *,
                     return
                 if found.node != file.node:
                     raise Refused(f"guest {file.vmid} was taken over by {found.node} during the migration")
-                version = found.version
+                if found.generation != generation:
+                    raise Refused(f"guest {file.vmid} was on another node during the migration, and is back")
+                file = found
                 continue
         if asyncio.get_running_loop().time() > deadline:
             raise problem

@@ -16,6 +16,7 @@ from kvorum.ids import NodeName, Vmid, Volid
 
 from .disks import Disk, is_disk_key, parse_disk, used_disks
 from .host import Storages
+from .migration_marks import released
 
 
 class Mode(StrEnum):
@@ -113,4 +114,4 @@ def with_volids(config: GuestConfig, kind: GuestKind, renamed: Mapping[Volid, Vo
 
 def moved_in(config: GuestConfig, kind: GuestKind, renamed: Mapping[Volid, Volid]) -> GuestConfig:
     """As the file reads when the migration has ended."""
-    return with_volids(config, kind, renamed).without("lock")
+    return released(with_volids(config, kind, renamed))

@@ -23,6 +23,9 @@ class Departure(msgspec.Struct, frozen=True, kw_only=True, tag="departure"):
     kind: str
     target: str
     copied: list[str] = []
+    # Our copy ended while a task watched, by the migration as far as anybody can tell. Of one that ended unwatched nobody knows
+    # whether it had gone on after a failure.
+    has_ended: bool = False
     # `has_left`: the config is the target's; what remains is to tidy up.
     has_left: bool = False
 
@@ -38,6 +41,8 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True, tag="arrival"):
     disk_port: int = 0
     renamed: dict[str, str] = {}
     started_s: float = 0.0
+    # Under which the copy became ours; 0 until then. A guest that went away and came back since is not this copy.
+    generation: int = 0
     # The guest runs here (or was started anew): kept for a while, so that a source that asks again gets an answer.
     is_finished: bool = False
 

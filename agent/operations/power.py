@@ -38,6 +38,8 @@ async def start_now(host: Host, handle: TaskHandle, file: GuestFile, *, lease: i
     observed = await host.observe(file)
     if observed.state is not RunState.stopped:
         raise Refused(f"guest {file.vmid} is {observed.state} already")
+    # What runs from its disks from now on is newer than any copy that still waits somewhere.
+    file = await host.without_mark(file)
     storages = await host.storages()
     guest = resolve(file, storages)
     # Last, so that as little time as possible passes between the look at the lease and the start.

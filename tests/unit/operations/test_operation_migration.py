@@ -19,6 +19,7 @@ from agent.operations.departures import settle_departures
 from agent.operations.migrate import DiskOffer, MigrationDesk, Prepared, migrate_guest
 from agent.operations.migration_plan import MigrationWish
 from agent.operations.migration_records import Arrival, MigrationRecords
+from agent.operations.power import start_guest
 from agent.tasks import TaskRunner, TaskState
 from ha.lease_state import LeaseState
 from kvorum.errors import CommandFailed, NoQuorum, NotFound, OutcomeUnknown, Refused, Unreachable
@@ -67,6 +68,10 @@ class World:
         )
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / "out").mkdir(exist_ok=True)
+
+    def mark(self, migration_id: str) -> None:
+        """As the source's agent does when its own copy is gone."""
+        self.store._put(HERE, f"{self.store.text(HERE)}migration: {migration_id}\n".encode(), placed=False)
 
     def arrive(self) -> None:
         del self.source.states[VMID]
@@ -360,9 +365,11 @@ async def test_a_source_agent_that_died_after_the_move_is_not_needed_for_the_res
     world = World(tmp_path)
     prepared = await world.prepare(VMID, SHARED, [], "<domain/>", kind=GuestKind.vm)
     world.arrive()
+    world.mark(prepared.migration_id)
     await world.store.move(HERE, THERE)
     await settle_arrivals(world.arrivals)
     assert world.is_at_target()
+    assert world.store.text(THERE) == SHARED
     await world.finish(prepared.migration_id)
     with pytest.raises(Refused):
         await world.abort(prepared.migration_id)
@@ -395,10 +402,95 @@ async def test_half_a_copy_is_no_copy(tmp_path: Path) -> None:
     world.is_whole = False
     prepared = await world.prepare(VMID, SHARED, [], "<domain/>", kind=GuestKind.vm)
     world.arrive()
+    world.mark(prepared.migration_id)
     await world.store.move(HERE, THERE)
     with pytest.raises(NotFound):
         await world.finish(prepared.migration_id)
     assert world.target.states[VMID] is RunState.paused
+
+
+async def test_a_copy_of_the_past_is_not_resumed_when_the_guest_comes_back_by_another_way(tmp_path: Path) -> None:
+    """It arrived, its agent was away, the guest ran on n3 and was moved here: its disks are newer than this memory."""
+    world = World(tmp_path)
+    prepared = await world.prepare(VMID, SHARED, [], "<domain/>", kind=GuestKind.vm)
+    world.arrive()
+    world.mark(prepared.migration_id)
+    elsewhere, there = FakeDriver(), "nodes/n3/qemu-server/100.conf"
+    await world.store.move(HERE, there)
+    await start_guest(fake_host(world.store, node="n3", driver=elsewhere), FakeHandle(), VMID)
+    elsewhere.states.clear()
+    await world.store.move(there, THERE)
+    with pytest.raises(NotFound):
+        await world.finish(prepared.migration_id)
+    await settle_arrivals(world.arrivals)
+    assert not world.target.states and "resume 100" not in world.target.calls
+    assert world.store.text(THERE) == SHARED and world.is_clean()
+
+
+async def test_a_copy_whose_source_went_on_is_not_resumed_when_the_config_comes_after_it(tmp_path: Path) -> None:
+    """The answer that it had arrived was lost, so libvirt let the source's go on; then the source died and was recovered."""
+    world = World(tmp_path)
+    await world.prepare(VMID, SHARED, [], "<domain/>", kind=GuestKind.vm)
+    world.arrive()
+    world.store._put(HERE, f"{SHARED}lock: migrate\n".encode(), placed=False)
+    await world.store.move(HERE, THERE)
+    await settle_arrivals(world.arrivals)
+    assert not world.target.states and "resume 100" not in world.target.calls
+    assert world.store.text(THERE) == SHARED and world.is_clean()
+
+
+async def test_a_copy_that_was_taken_over_stays_the_guest_when_the_agent_dies_before_the_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.operations.arrivals.LEASE_WAIT_S", 0.0)
+    world = World(tmp_path, **{"ha/resources.cfg": "vm: 100\n\tstate started\n"})
+    assert (await run(world, tmp_path))[0] is TaskState.failed
+    assert world.store.text(THERE) == SHARED, "no mark any more"
+    again = MigrationRecords(tmp_path / "in")
+    again.load()
+    world.arrivals.records = again
+    world.arrivals.host.lease = lambda: LeaseState(phase="live", valid_until_boottime=101.0, sids=("vm:100",))
+    await settle_arrivals(world.arrivals)
+    assert world.target.states[VMID] is RunState.running
+    assert "stop 100" not in world.target.calls
+
+
+async def test_a_guest_that_was_away_meanwhile_does_not_follow_its_old_memory(tmp_path: Path) -> None:
+    world = World(tmp_path)
+
+    def arrive_and_go_round() -> None:
+        world.arrive()
+        entry = world.store.entries.pop(HERE)
+        world.store._put(HERE, entry.content, placed=True)
+
+    world.carry = arrive_and_go_round
+    state, error = await run(world, tmp_path)
+    assert state is TaskState.failed and "and is back" in error
+    assert not world.source.states and not world.target.states
+
+
+async def test_a_source_that_ended_unwatched_does_not_follow_a_copy_that_may_be_older(tmp_path: Path) -> None:
+    """The agent died, libvirt let the guest go on here, and it powered itself off before the agent was back."""
+    world = World(tmp_path)
+
+    def die() -> None:
+        world.arrive()
+        raise asyncio.CancelledError
+
+    world.carry = die
+    await asyncio.gather(migrate_guest(world.desk, FakeHandle(), WISH), return_exceptions=True)
+    assert world.target.states[VMID] is RunState.paused
+    await settle_departures(world.desk)
+    assert not world.target.states and not world.source.states
+    assert world.store.text(HERE) == SHARED and world.is_clean()
+
+
+async def test_what_starts_anew_is_no_waiting_copy_any_more(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.source.states.clear()
+    world.mark("an-old-one")
+    await start_guest(world.desk.host, FakeHandle(), VMID)
+    assert world.store.text(HERE) == SHARED
 
 
 async def test_an_ha_guest_is_resumed_only_under_a_lease_that_guards_it(
@@ -461,15 +553,20 @@ async def test_paused_strays_go_unless_they_are_ours(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("look", list(Look))
 @pytest.mark.parametrize("is_locked", [True, False])
-def test_what_arrived_is_never_resumed_but_by_its_owner_nor_destroyed_by_it(look: Look, is_locked: bool) -> None:
+@pytest.mark.parametrize("is_guest", [True, False])
+def test_what_arrived_is_never_resumed_but_by_its_owner_nor_destroyed_by_it(
+    look: Look, is_locked: bool, is_guest: bool
+) -> None:
     for owner in Owner:
         for age_s in (0.0, 1e6):
-            verdict = decide(owner, look, is_locked=is_locked, has_tunnel=False, age_s=age_s)
+            verdict = decide(owner, look, is_guest=is_guest, is_locked=is_locked, has_tunnel=False, age_s=age_s)
             if owner is not Owner.target:
-                assert verdict not in (Verdict.finish, Verdict.keep)
+                assert verdict not in (Verdict.finish, Verdict.keep, Verdict.drop)
             else:
                 assert verdict is not Verdict.discard
+                assert is_guest or verdict is not Verdict.finish
+                assert (verdict is Verdict.drop) == (look is Look.paused and not is_guest)
             if owner is Owner.unknown:
                 assert verdict is Verdict.wait
-    kept = decide(Owner.source, Look.paused, is_locked=True, has_tunnel=False, age_s=1e6)
+    kept = decide(Owner.source, Look.paused, is_guest=is_guest, is_locked=True, has_tunnel=False, age_s=1e6)
     assert kept is Verdict.wait, "it may be the only whole copy"
