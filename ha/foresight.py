@@ -15,11 +15,13 @@ from kvorum.ids import NodeName, Sid
 
 from .leases import is_fresh
 from .manager import FenceLease, MoveConfig, decide
-from .status import LETTING_GO, AnswerState, Remedy, Result, Service, State
-from .view import Command, Config, Node, View
+from .status import LETTING_GO, AnswerState, ManagerStatus, Remedy, Result, Service, State
+from .view import Command, Node, View
 
 # The longest way: fence, recovery, move, order; as many again for a guest that has to try elsewhere.
 MAX_ROUNDS = 16
+# As often the clock goes on to when somebody who waits for others waits no longer.
+MAX_WAITS = 100
 # From the end of T to a running guest: four commits, each a round of the manager, and its start.
 RECOVERY_S = 2.0
 PLAN_ID = "plan"
@@ -35,6 +37,18 @@ class Outcome:
     state: State
     cause: str
     remedies: tuple[Remedy, ...] = ()
+    # Whom it waits for before it starts there, and how much later it starts for their delays and its deadlines.
+    waits_for: tuple[str, ...] = ()
+    later_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """The view at rest; of each guest that went elsewhere why to that node, and of each that waited for whom, until when."""
+
+    end: View
+    causes: Mapping[Sid, str]
+    waited: Mapping[Sid, tuple[tuple[str, ...], float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,41 +62,73 @@ def if_killed(view: View, killed: Collection[NodeName], now: float) -> tuple[Out
     """Of the guests of these nodes. The others must have a majority."""
     held = {Sid(sid): service for sid, service in view.status.service_status.items() if service.node in killed}
     nodes = {name: _dead(node) if name in killed else node for name, node in view.nodes.items()}
-    end, causes = play(replace(view, nodes=nodes, commands=()), now)
-    return tuple(_outcome(sid, held[sid], end, causes, killed) for sid in sorted(held))
+    played = play(replace(view, nodes=nodes, commands=()), now)
+    return tuple(_outcome(sid, held[sid], played, killed) for sid in sorted(held))
 
 
 def if_drained(view: View, node: NodeName, now: float) -> tuple[Outcome, ...] | Refusal:
     """Of the guests of a node that is put into maintenance now."""
     wish = Command(PLAN_ID, 1, f"enable-node-maintenance {node}")
-    end, causes = play(replace(view, commands=(wish,)), now)
-    answer = end.status.answers.get(PLAN_ID)
+    played = play(replace(view, commands=(wish,)), now)
+    answer = played.end.status.answers.get(PLAN_ID)
     if answer is not None and answer.state is AnswerState.refused:
         return Refusal(answer.cause)
     held = {Sid(sid): service for sid, service in view.status.service_status.items() if service.node == node}
-    return tuple(_outcome(sid, held[sid], end, causes, (node,)) for sid in sorted(held))
+    return tuple(_outcome(sid, held[sid], played, (node,)) for sid in sorted(held))
 
 
-def play(view: View, now: float) -> tuple[View, Mapping[Sid, str]]:
-    """The view at rest, and of each guest that went elsewhere why to that node."""
+def play(view: View, now: float) -> Played:
+    """The clock stands still but for those who wait for others, each time they would come to rest without them."""
     view = replace(view, is_leader=True, is_quorate=True)
     causes: dict[Sid, str] = {}
     targets: dict[Sid, str] = {}
-    for _ in range(MAX_ROUNDS):
-        decision = decide(view, now)
-        if decision.status is not None:
-            status = decision.status
-            view = replace(view, status=status, status_version=view.status_version + 1)
-            for name, service in status.service_status.items():
-                sid = Sid(name)
-                # How it is going there, which comes next, is no reason.
-                if service.target and targets.get(sid) != service.target:
-                    targets[sid], causes[sid] = service.target, service.cause
-        after = _obeyed(_performed(view, decision.actions))
-        if decision.status is None and after == view:
+    waited: dict[Sid, tuple[tuple[str, ...], float]] = {}
+    began, rounds = now, MAX_ROUNDS + 3 * _links(view)
+    for _ in range(MAX_WAITS):
+        for _ in range(rounds):
+            decision = decide(view, now)
+            if decision.status is not None:
+                status = decision.status
+                view = replace(view, status=status, status_version=view.status_version + 1)
+                _note(status, causes, targets, waited, now - began)
+            after = _obeyed(_performed(view, decision.actions))
+            if decision.status is None and after == view:
+                break
+            view = after
+        moments = [
+            float(service.retry_at)
+            for service in view.status.service_status.values()
+            if service.waits_for and service.retry_at > now
+        ]
+        if not moments:
             break
-        view = after
-    return view, causes
+        now = min(moments)
+    return Played(view, causes, waited)
+
+
+def _links(view: View) -> int:
+    """Of the longest chain in which one starts after the other."""
+    places = {config.startup.place for config in view.configs.values()}
+    return max(view.rules.orders.depth.values(), default=0) + len(places) - 1 if places else 0
+
+
+def _note(
+    status: ManagerStatus,
+    causes: dict[Sid, str],
+    targets: dict[Sid, str],
+    waited: dict[Sid, tuple[tuple[str, ...], float]],
+    later_s: float,
+) -> None:
+    for name, service in status.service_status.items():
+        sid = Sid(name)
+        # How it is going there, which comes next, is no reason.
+        if service.target and targets.get(sid) != service.target:
+            targets[sid], causes[sid] = service.target, service.cause
+        if service.waits_for:
+            known = waited[sid][0] if sid in waited else ()
+            waited[sid] = (tuple(dict.fromkeys((*known, *service.waits_for))), later_s)
+        elif sid in waited and not service.running and service.state is State.started:
+            waited[sid] = (waited[sid][0], later_s)
 
 
 def starts_after_s(view: View, killed: Collection[NodeName]) -> float:
@@ -109,14 +155,18 @@ def _dead(node: Node) -> Node:
     return replace(node, lease=replace(node.lease, age_s=node.lease.terms.takeover_after_s + 1.0))
 
 
-def _outcome(sid: Sid, before: Service, end: View, causes: Mapping[Sid, str], nodes: Collection[NodeName]) -> Outcome:
-    service = end.status.service_status.get(sid)
+def _outcome(sid: Sid, before: Service, played: Played, nodes: Collection[NodeName]) -> Outcome:
+    service = played.end.status.service_status.get(sid)
     if service is None:
         return Outcome(sid, before.node, "", State.stopped, "it is no resource any more")
     is_elsewhere = service.node not in nodes and service.state is not State.recovery
-    cause = causes.get(sid, service.cause) if is_elsewhere else service.cause
+    waits_for, later_s = played.waited.get(sid, ((), 0.0))
+    if service.state is State.request_start and service.waits_for:
+        # It has a place, and does not start there.
+        return Outcome(sid, before.node, "", service.state, service.cause, service.remedies, service.waits_for)
+    cause = played.causes.get(sid, service.cause) if is_elsewhere else service.cause
     target = service.node if is_elsewhere else ""
-    return Outcome(sid, before.node, target, service.state, cause, service.remedies)
+    return Outcome(sid, before.node, target, service.state, cause, service.remedies, waits_for, later_s)
 
 
 def _performed(view: View, actions: Collection[object]) -> View:
@@ -128,7 +178,9 @@ def _performed(view: View, actions: Collection[object]) -> View:
                 assert lease is not None
                 nodes[name] = replace(nodes[name], lease=replace(lease, is_fenced=True))
             case MoveConfig(sid=sid, new_path=path):
-                configs[sid] = Config(NodeName(path.split("/")[1]), configs[sid].version + 1, "", configs[sid].demand)
+                configs[sid] = replace(
+                    configs[sid], node=NodeName(path.split("/")[1]), version=configs[sid].version + 1, lock=""
+                )
     return replace(view, nodes=nodes, configs=configs)
 
 

@@ -17,6 +17,7 @@ from kvorum.ids import NodeName, Sid
 from .lease_state import KILLED, LIVE, PAUSED, LeaseState, may_start
 from .options import Options, ShutdownPolicy
 from .resources import Request, Resource
+from .rules import Orders
 from .status import LETTING_GO, LrmStatus, ManagerStatus, Mode, NodeState, Result, Service, State
 
 # A guest that ran this long has started well; what ends it later counts as a new failure, not as one more.
@@ -29,6 +30,8 @@ DEFAULT_STOP_S = 60
 # A node that goes down gives the manager so long to take up what becomes of its guests, then ends them by itself.
 FREEZE_GRACE_S = 10.0
 FAILOVER_GRACE_S = 60.0
+# From the beginning of a shutdown that keeps the guests here: so long one waits for those that stop before it.
+FOLLOWERS_S = 40.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,8 @@ class LocalView:
     is_lease_wanted: bool
     options: Options = field(default_factory=Options)
     shutdown: Shutdown | None = None
+    # Who starts after whom, and so stops before.
+    orders: Orders = field(default_factory=Orders)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +256,8 @@ def _carry_out(
     if view.shutdown is not None and now - view.shutdown.since >= _patience_s(view, mode):
         return _end_for_shutdown(memory, view, sid, order, now)
     match order.state:
+        case State.request_start if order.waits_for:
+            return _answer_running(memory, view, sid, order), None
         case State.started:
             # A guest that was ended for the shutdown must not come up again.
             return _keep_running(memory, view, sid, order, now) if view.shutdown is None else (memory, None)
@@ -266,15 +273,29 @@ def _carry_out(
             return memory, None
 
 
+def _answer_running(memory: Memory, view: LocalView, sid: Sid, order: Service) -> Memory:
+    """The manager makes it wait for others before it starts. Carried over live, say, it runs already: then there is nothing to
+    wait for. That ends no order and lets nothing go."""
+    is_here = sid in view.running and sid in view.configs and _is_of_this_life(view, order)
+    return _answer(memory, sid, order, 0) if is_here else memory
+
+
 def _end_for_shutdown(
     memory: Memory, view: LocalView, sid: Sid, order: Service, now: float
 ) -> tuple[Memory, Action | None]:
     """Ends what runs, and answers nothing: the order stays with this node unless the manager asked for it back."""
     if order.state in LETTING_GO:
         return _keep_stopped(memory, view, sid, order, now)
-    if sid not in view.running or now < memory.attempts[order.uid].next_at:
+    if sid not in view.running or now < memory.attempts[order.uid].next_at or _is_needed(view, sid, now):
         return memory, None
     return memory, Stop(sid, order.uid) if sid in view.configs else KillLeftover(sid, order.uid)
+
+
+def _is_needed(view: LocalView, sid: Sid, now: float) -> bool:
+    """Whether others here that start after it, and so stop before it, still run; for a while only."""
+    if view.shutdown is None or now - view.shutdown.since >= FOLLOWERS_S:
+        return False
+    return any(wait.then in view.running for wait in view.orders.followers.get(sid, ()))
 
 
 def _carry_away(memory: Memory, view: LocalView, sid: Sid, order: Service, now: float) -> tuple[Memory, Action | None]:

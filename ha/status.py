@@ -75,6 +75,8 @@ class Remedy(StrEnum):
     revive_node = "revive-node"
     # Make room: add a node, loosen a rule, end maintenance.
     make_room = "make-room"
+    # Start what it waits for, or loosen the rule by which it does.
+    start_first = "start-first"
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -111,6 +113,14 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     failures: int = 0
     retry_at: int = 0
     running: int = 0
+    # Since when it runs without a break, seconds since the epoch; 0 when it does not, or that is not known.
+    running_since: int = 0
+    # Whom it waits for before it starts or stops; since when, and until when at most (0: without an end).
+    waits_for: tuple[str, ...] = ()
+    wait_since: int = 0
+    wait_until: int = 0
+    # Those that lost their node together start in the order of their `startup` options: that node and its life.
+    batch: str = ""
 
 
 class AnswerState(StrEnum):

@@ -6,6 +6,7 @@ the renewal count, a move and the status by the version that was read.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 from kvorum.errors import InvalidInput
 from kvorum.ids import NodeName, NodeUid, Sid, parse_sid
@@ -38,6 +39,18 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Startup:
+    """The guest's `startup` option: lower numbers start first, those without one last; `up_s` later the next."""
+
+    order: int | None = None
+    up_s: int = 0
+
+    @property
+    def place(self) -> float:
+        return inf if self.order is None else float(self.order)
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Where a guest's config file lies. `version` guards its move."""
 
@@ -47,6 +60,7 @@ class Config:
     lock: str = ""
     # What the guest may use at most, and what it was measured to use.
     demand: Demand = field(default_factory=Demand)
+    startup: Startup = field(default_factory=Startup)
 
 
 @dataclass(frozen=True, slots=True)

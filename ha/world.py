@@ -28,7 +28,7 @@ from .leases import DEFAULT, LONGEST_TAKEOVER_S, Lease, Profile, Terms
 from .load import Demand, Use
 from .options import DATACENTER_CFG, Options, parse_options
 from .resources import RESOURCES_CFG, Resource, parse_resources
-from .rules import RULES_CFG, Compiled, RuleCache, Rules, parse_rules
+from .rules import RULES_CFG, Compiled, Orders, RuleCache, Rules, parse_rules
 from .settings import SETTINGS_CFG, parse_settings
 from .status import (
     MANAGER_STATUS,
@@ -39,7 +39,7 @@ from .status import (
     parse_lrm_status,
     parse_manager_status,
 )
-from .view import COMMANDS_DIR, Command, Config, Node, View, parse_config_path
+from .view import COMMANDS_DIR, Command, Config, Node, Startup, View, parse_config_path
 
 if TYPE_CHECKING:
     from clusterfs.client import StoreClient
@@ -246,8 +246,17 @@ async def local_view(
         is_lease_wanted=files.is_lease_wanted(),
         options=_options(reading, parsed),
         shutdown=shutdown,
+        orders=_orders(reading, parsed, shutdown),
     )
     return view, processes
+
+
+def _orders(reading: Reading, parsed: Parsed, shutdown: lrm.Shutdown | None) -> Orders:
+    """Only a shutdown asks for them."""
+    if shutdown is None:
+        return Orders()
+    nodes = [NodeName(member.name) for member in reading.replica.members if not member.witness]
+    return parsed.rules(reading, _resources(reading, parsed) or {}, nodes).orders
 
 
 def guest_processes(sids: Iterable[str]) -> tuple[Found, ...]:
@@ -304,20 +313,31 @@ def _configs(reading: Reading, parsed: Parsed) -> Mapping[Sid, Config]:
         if (guest := parse_config_path(path)) is None:
             continue
         sid, node = guest
-        lock, demand = parsed.get(reading, path, _parse_guest)
-        configs[sid] = Config(node=node, version=entry.version, lock=lock, demand=demand)
+        lock, demand, startup = parsed.get(reading, path, _parse_guest)
+        configs[sid] = Config(node=node, version=entry.version, lock=lock, demand=demand, startup=startup)
     return configs
 
 
-def _parse_guest(content: bytes) -> tuple[str, Demand]:
-    """What holds the guest, and what it may use at most. A file that does not parse holds nothing and asks for nothing."""
+def _parse_guest(content: bytes) -> tuple[str, Demand, Startup]:
+    """What holds the guest, what it may use at most, and its place among those that start together. A file that does not
+    parse holds nothing and asks for nothing."""
     try:
         config = GuestConfig.parse(content)
         cores = int(config.get("cores", "0")) * max(1, int(config.get("sockets", "1")))
         memory = parse_properties(config.get("memory", "512"), default_key="current").get("current", "512")
-        return config.get("lock", ""), Demand(Use(float(cores), float(int(memory) * _MIB)))
+        demand = Demand(Use(float(cores), float(int(memory) * _MIB)))
+        return config.get("lock", ""), demand, _startup(config.get("startup", ""))
     except (KvorumError, ValueError):
-        return "", Demand()
+        return "", Demand(), Startup()
+
+
+def _startup(text: str) -> Startup:
+    """`order=1,up=30,down=60`, or just `1`; what cannot be read counts as not given."""
+    found = parse_properties(text, default_key="order") if text else {}
+    order, up = found.get("order", ""), found.get("up", "")
+    return Startup(
+        int(order) if order.isascii() and order.isdigit() else None, int(up) if up.isascii() and up.isdigit() else 0
+    )
 
 
 def _commands(reading: Reading) -> tuple[Command, ...]:

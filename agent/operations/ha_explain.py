@@ -59,6 +59,8 @@ def told_remedy(remedy: Remedy, sid: str, node: str, state: str = "") -> str:
             return f"make sure that {node} is off, then: kvorum cluster remove {node}"
         case Remedy.revive_node:
             return f"bring {node} back; it goes on there"
+        case Remedy.start_first:
+            return f"start what it waits for, or loosen the rule that makes it wait: kvorum ha explain {sid} names it"
         case Remedy.make_room:
             return (
                 "make room: bring back or add a node, loosen a rule (kvorum ha rule list), or end a node's maintenance"
@@ -76,7 +78,19 @@ def _placement(picture: Picture, sid: Sid, service: Service) -> tuple[str, ...]:
         failed=service.failed_nodes,
         maintenance_node=service.maintenance_node,
     )
-    return tuple(line.strip() for line in explain(query, Placing(picture.view).situation).lines())
+    told = tuple(line.strip() for line in explain(query, Placing(picture.view).situation).lines())
+    return (*told, *_order(picture, sid))
+
+
+def _order(picture: Picture, sid: Sid) -> Sequence[str]:
+    """Who starts before it and after it."""
+    told = list(picture.view.rules.orders.told(sid))
+    config = picture.view.configs.get(sid)
+    if config is not None and config.startup.order is not None and sid not in picture.view.rules.orders.followers:
+        told.append(
+            f"its startup order is {config.startup.order}: of those that lose their node together, lower ones start before it"
+        )
+    return told
 
 
 def _if_lost(picture: Picture, sid: Sid, service: Service, fence_in_s: float, now: float) -> tuple[str, ...]:
@@ -107,6 +121,7 @@ def _foretold(picture: Picture, node: NodeName, outcome: Outcome, fence_in_s: fl
             f"({outcome.cause})",
         ]
     return [
-        f"it starts on {outcome.target} about {after_s:.0f} s after the death of {node} ({outcome.cause})",
+        f"it starts on {outcome.target} about {after_s + outcome.later_s:.0f} s after the death of {node} ({outcome.cause})",
+        *((f"it waits there for {', '.join(outcome.waits_for)} to start first",) if outcome.waits_for else ()),
         f"until then {takeover_s:.1f} s (T) pass, in which {node} has surely ended it, whatever happened to it",
     ]

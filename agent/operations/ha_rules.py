@@ -7,7 +7,18 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from agent.inventory import GuestStore
-from ha.rules import RULES_CFG, Compiled, Conflict, NodeAffinity, Rule, Rules, compile_rules, parse_rules
+from ha.rules import (
+    RULES_CFG,
+    Compiled,
+    Conflict,
+    NodeAffinity,
+    Rule,
+    Rules,
+    StartOrder,
+    compile_rules,
+    named,
+    parse_rules,
+)
 from kvorum.errors import AlreadyExists, InvalidInput, NotFound, Refused, StaleVersion
 from kvorum.ids import NodeName, Sid
 
@@ -119,13 +130,17 @@ def new_conflicts(before: Rules, after: Rules, nodes: Collection[NodeName]) -> l
 def contradiction(rules: Rules, conflict: Conflict) -> Refused:
     who = ", ".join(conflict.resources)
     names = " and ".join(_told(rules, name) for name in conflict.rules)
-    if len(conflict.rules) == 1:
+    remedy = "change or remove one of them, or make this one a wish (--soft)"
+    if conflict.is_cycle:
+        message = f"these rules make a cycle, {conflict.circle}: {names}"
+        remedy = "change or remove one of them"
+    elif len(conflict.rules) == 1:
         message = f"{names} cannot be kept by {who}: it asks for more nodes than there are"
     else:
         message = f"these rules cannot be kept all at once over {who}: {names}"
     return Refused(
         message,
-        remedy="change or remove one of them, or make this one a wish (--soft)",
+        remedy=remedy,
         details={"rules": ",".join(conflict.rules)},
     )
 
@@ -134,6 +149,8 @@ def _told(rules: Rules, rule_id: str) -> str:
     rule = rules.find(rule_id)
     if rule is None:
         return rule_id
+    if isinstance(rule, StartOrder):
+        return f"{rule_id} ({', '.join(sorted(rule.resources))} after {', '.join(sorted(rule.after))})"
     if isinstance(rule, NodeAffinity):
         return f"{rule_id} ({', '.join(sorted(rule.resources))} only on {', '.join(sorted(rule.nodes))})"
     how = "together" if rule.affinity == "positive" else "apart"
@@ -141,4 +158,4 @@ def _told(rules: Rules, rule_id: str) -> str:
 
 
 def _named(rules: Rules) -> frozenset[Sid]:
-    return frozenset(sid for rule in rules for sid in rule.resources)
+    return frozenset(sid for rule in rules for sid in named(rule))

@@ -10,7 +10,7 @@ from ha.foresight import Outcome
 from ha.keeper.records import told
 from ha.leases import Profile
 from ha.resources import sid_of
-from ha.rules import Affinity, Conflict, NodeAffinity, ResourceAffinity, Rule
+from ha.rules import Affinity, Conflict, NodeAffinity, ResourceAffinity, Rule, StartOrder
 from ha.rules.text import DEFAULT_WEIGHT
 from ha.status import NodeState, Service
 from ha.view import Node
@@ -25,7 +25,7 @@ _REQUESTS = {
     "disabled": pb.HA_REQUEST_STATE_DISABLED,
     "ignored": pb.HA_REQUEST_STATE_IGNORED,
 }
-_NODE_AFFINITY, _RESOURCE_AFFINITY = "node-affinity", "resource-affinity"
+_NODE_AFFINITY, _RESOURCE_AFFINITY, _START_ORDER = "node-affinity", "resource-affinity", "start-order"
 
 # Resources
 
@@ -43,6 +43,7 @@ def resource_message(section: Section, service: Service | None, place: str, now:
         max_relocate=_number(section, "max_relocate"),
         priority=_number(section, "priority", 0),
         retry_in_seconds=-1.0,
+        waits_at_most_seconds=-1.0,
     )
     if service is not None:
         resource.state = service.state
@@ -51,6 +52,8 @@ def resource_message(section: Section, service: Service | None, place: str, now:
         resource.remedies.extend(remedies(service, sid))
         until = max(service.retry_at, service.move_after)
         resource.retry_in_seconds = until - now if until > now else -1.0
+        resource.waits_for.extend(service.waits_for)
+        resource.waits_at_most_seconds = service.wait_until - now if service.wait_until > now else -1.0
     elif not place:
         resource.cause = "there is no such guest"
     return resource
@@ -131,6 +134,8 @@ def outcome_message(outcome: Outcome) -> pb.HaOutcome:
         state=outcome.state,
         cause=outcome.cause,
         remedies=[told_remedy(remedy, outcome.sid, outcome.node, outcome.state) for remedy in outcome.remedies],
+        waits_for=outcome.waits_for,
+        later_seconds=outcome.later_s,
     )
 
 
@@ -153,16 +158,23 @@ def rule_message(rule: Rule) -> pb.HaRule:
         resources=sorted(rule.resources),
         strict=rule.is_strict,
         enabled=rule.is_enabled,
-        weight=rule.weight,
         comment=rule.comment,
     )
     match rule:
         case NodeAffinity():
             message.kind = _NODE_AFFINITY
+            message.weight = rule.weight
             message.nodes.update({str(name): priority for name, priority in rule.nodes.items()})
         case ResourceAffinity():
             message.kind = _RESOURCE_AFFINITY
             message.affinity = rule.affinity
+            message.weight = rule.weight
+        case StartOrder():
+            message.kind = _START_ORDER
+            message.after.extend(sorted(rule.after))
+            message.delay_seconds = rule.delay_s
+            if rule.deadline_s is not None:
+                message.deadline_seconds = rule.deadline_s
     return message
 
 
@@ -193,8 +205,33 @@ def rule_of(message: pb.HaRule) -> Rule:
             return ResourceAffinity(
                 message.id, resources, affinity, message.strict, message.enabled, weight, message.comment
             )
+        case "start-order":
+            return _start_order_of(message, resources)
     raise InvalidInput(
-        f"there are no {message.kind!r} rules", field="kind", remedy=f"use {_NODE_AFFINITY} or {_RESOURCE_AFFINITY}"
+        f"there are no {message.kind!r} rules",
+        field="kind",
+        remedy=f"use {_NODE_AFFINITY}, {_RESOURCE_AFFINITY} or {_START_ORDER}",
+    )
+
+
+def _start_order_of(message: pb.HaRule, resources: frozenset[Sid]) -> StartOrder:
+    for sid in message.after:
+        parse_sid(sid, field="after")
+    after = frozenset(Sid(sid) for sid in message.after)
+    if not after:
+        raise InvalidInput(
+            "a start-order needs those that start first", field="after", remedy="name some, such as vm:100"
+        )
+    deadline_s = message.deadline_seconds if message.HasField("deadline_seconds") else None
+    return StartOrder(
+        message.id,
+        resources,
+        after,
+        message.delay_seconds,
+        deadline_s,
+        message.strict,
+        message.enabled,
+        message.comment,
     )
 
 

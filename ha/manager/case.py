@@ -21,6 +21,7 @@ from .placing import Placing
 
 BACKOFF_FIRST_S = 10
 BACKOFF_MAX_S = 300
+_STARTS = (State.request_start, State.started)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +161,13 @@ class Case:
             timeout=None,
             after_fence=0,
             running=0,
+            running_since=service.running_since if _runs_on(service, state, where, lease) else 0,
             retry_at=0,
             remedies=(),
+            waits_for=(),
+            wait_since=0,
+            wait_until=0,
+            batch=service.batch if state in _STARTS else "",
         )
 
     def turn(
@@ -175,7 +181,18 @@ class Case:
     ) -> Service:
         """Another state under the same order, whose life and uid still decide who may run the guest."""
         return msgspec.structs.replace(
-            service, state=state, cause=cause, target=target, cmd=(), command="", retry_at=0, remedies=remedies
+            service,
+            state=state,
+            cause=cause,
+            target=target,
+            cmd=(),
+            command="",
+            retry_at=0,
+            remedies=remedies,
+            running_since=0,
+            waits_for=(),
+            wait_since=0,
+            wait_until=0,
         )
 
     def explain(self, service: Service, cause: str, *remedies: Remedy) -> Service:
@@ -245,6 +262,19 @@ class Case:
     def is_waiting(self, until: int, longest_s: int) -> bool:
         """Until a moment that was written down. A clock that was set back must not make it wait for years."""
         return self.now < until <= self.now + longest_s
+
+
+def _runs_on(service: Service, state: State, where: str, lease: Lease | None) -> bool:
+    """Whether a guest that runs still runs under the new order: in the same life of its node, or carried over live."""
+    if where == service.node:
+        is_same_life = lease is not None and lease.incarnation == service.incarnation
+        return is_same_life and state in (*_STARTS, State.migrate)
+    return state in _STARTS and service.state is State.migrate and bool(service.cmd)
+
+
+def in_batch(service: Service, entry: Service) -> Service:
+    """The entry that follows when the node of this one has ended its guests all at once."""
+    return msgspec.structs.replace(entry, batch=f"{service.node}/{service.incarnation}")
 
 
 def is_stopping(service: Service) -> bool:

@@ -11,7 +11,8 @@ import msgspec
 from ha.placement import Choice, Preference
 from ha.status import Mode, Remedy, Service, State
 
-from .case import Case, backoff_s
+from . import ordering
+from .case import Case, backoff_s, in_batch
 
 MOVE_RETRY_FIRST_S = 30
 MOVE_RETRY_MAX_S = 600
@@ -65,7 +66,9 @@ def drain(case: Case, service: Service) -> Service:
     is_going_down = case.mode(here) is Mode.shutdown
     choice = case.choose(current=here, avoid=(here,))
     if is_going_down:
-        return begin(case, service, RELOCATE, choice.node, f"{here} goes down; {choice.why}")
+        if held := ordering.held_leave(case, service):
+            return held
+        return in_batch(service, begin(case, service, RELOCATE, choice.node, f"{here} goes down; {choice.why}"))
     running = f"{here} runs it" if service.state is State.started else "it waits"
     if not choice.node:
         return case.explain(

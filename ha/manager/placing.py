@@ -5,7 +5,7 @@ Says of each node whether it may take guests, and asks `ha.placement` for all wh
 it is first asked: most rounds choose nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -13,7 +13,7 @@ from ha.leases import is_fresh
 from ha.placement import Board, Choice, NodeFacts, Placed, Preference, Query, Situation
 from ha.resources import Resource
 from ha.status import Mode, Service, State
-from ha.view import View
+from ha.view import Startup, View
 from kvorum.ids import NodeName, Sid
 
 # States in which the guest takes no room: it does not run, and is not on its way.
@@ -77,6 +77,21 @@ class Placing:
             for sid in missing:
                 found.setdefault(sid, {})[name] = "does not guard it yet"
         return found
+
+    def batch(self, name: str) -> Sequence[tuple[Sid, Startup]]:
+        """Those that lost their node together, first ones by their `startup` options first."""
+        return self._batches.get(name, ())
+
+    @cached_property
+    def _batches(self) -> Mapping[str, Sequence[tuple[Sid, Startup]]]:
+        found: dict[str, list[tuple[Sid, Startup]]] = {}
+        for name, service in self._view.status.service_status.items():
+            config = self._view.configs.get(Sid(name))
+            startup = config.startup if config is not None else Startup()
+            # Those whose turn comes in this very round have no batch yet: they are still in the life that has ended.
+            for batch in {service.batch, f"{service.node}/{service.incarnation}"}:
+                found.setdefault(batch, []).append((Sid(name), startup))
+        return {name: sorted(members, key=lambda one: (one[1].place, one[0])) for name, members in found.items()}
 
     def choose(
         self,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import msgspec
 
 from ha.resources import Request, Resource
+from ha.rules import Orders
 from ha.status import ManagerStatus, Service, State
 from ha.view import View, config_path
 from kvorum.ids import Sid
@@ -59,7 +60,7 @@ def _settle_all(
     view: View, now: float, resources: Mapping[Sid, Resource], placing: Placing, held: Mapping[str, Service]
 ) -> dict[str, Service]:
     services: dict[str, Service] = {}
-    for sid in _in_order(resources, held):
+    for sid in _in_order(resources, held, view.rules.orders):
         entry = held.get(sid)
         if sid in resources:
             service = states.settle(Case(view, resources[sid], now, placing), entry)
@@ -73,10 +74,18 @@ def _settle_all(
     return services
 
 
-def _in_order(resources: Mapping[Sid, Resource], held: Mapping[str, Service]) -> list[Sid]:
+def _in_order(resources: Mapping[Sid, Resource], held: Mapping[str, Service], orders: Orders) -> list[Sid]:
     """Who comes first gets the room that there is."""
     every = {*resources, *(Sid(known) for known in held)}
-    return sorted(every, key=lambda sid: (-resources[sid].priority if sid in resources else 0, sid))
+    # Whoever is waited for is no less urgent than those that wait for it.
+    inherited = orders.with_inherited({sid: one.priority for sid, one in resources.items()}) if orders else {}
+    depth = orders.depth
+
+    def rank(sid: Sid) -> tuple[int, int, Sid]:
+        own = resources[sid].priority if sid in resources else 0
+        return -inherited.get(sid, own), depth.get(sid, 0), sid
+
+    return sorted(every, key=rank)
 
 
 def _resources(view: View) -> Mapping[Sid, Resource]:

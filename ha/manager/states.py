@@ -4,6 +4,7 @@ No state is a dead end: whatever cannot go on says why in `cause`, what a person
 each round. Moving is in `moving`.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -12,8 +13,8 @@ from ha.placement import Preference
 from ha.resources import Request
 from ha.status import Mode, Remedy, Result, Service, State
 
-from . import moving
-from .case import BACKOFF_MAX_S, Case, backoff_s, is_stopping
+from . import moving, ordering
+from .case import BACKOFF_MAX_S, Case, backoff_s, in_batch, is_stopping
 
 # Transitions of one resource in one round; the longest chain is fence, recovery, request_start, started.
 _MAX_STEPS = 8
@@ -86,7 +87,7 @@ def request_start(case: Case, service: Service) -> Service:
     if case.is_ready(service.node) and lease is not None:
         if case.mode(service.node) is not Mode.active:
             return moving.drain(case, service)
-        return case.order(service, State.started, f"{service.node} shall run it")
+        return ordering.held_start(case, service) or case.order(service, State.started, _shall_run(case, service))
     if lease is None or lease.is_resting:
         return case.explain_rest(service)
     return case.explain(
@@ -94,15 +95,27 @@ def request_start(case: Case, service: Service) -> Service:
     )
 
 
+def _shall_run(case: Case, service: Service) -> str:
+    """Somebody who waited for another one, and no longer does though it is not up, is told why."""
+    late = [sid for sid in service.waits_for if not ordering.is_up(case.view, case.view.status.service_status.get(sid))]
+    if not late or not 0 < service.wait_until <= case.now:
+        return f"{service.node} shall run it"
+    return f"{service.node} shall run it; it has waited long enough for {', '.join(late)}"
+
+
 def started(case: Case, service: Service) -> Service:
     if not case.wants_running(service):
-        return case.order_stop(service)
+        is_asked_for = case.resource.request is not Request.disabled and not is_stopping(service)
+        held = ordering.held_stop(case, service) if is_asked_for else None
+        return (case.elsewhere_or_lost(service) or held) if held else case.order_stop(service)
     if gone := case.elsewhere_or_lost(service):
         return gone
     lease = case.lease(service.node)
     if lease is not None and lease.incarnation != service.incarnation:
         if case.is_ready(service.node):
-            return case.order(service, State.started, f"{service.node} is back in a new life and shall run it again")
+            cause = f"{service.node} is back in a new life and shall run it again"
+            again = in_batch(service, case.order_start(service, cause))
+            return ordering.held_start(case, again) or in_batch(service, case.order(service, State.started, cause))
         return case.explain(service, f"{service.node} is back and clears up", Remedy.wait)
     if lease is not None and lease.is_resting:
         return case.explain_rest(service)
@@ -111,7 +124,19 @@ def started(case: Case, service: Service) -> Service:
         return service
     if result.exit_code != 0:
         return start_failed(case, service, result)
-    entry = msgspec.structs.replace(service, running=1, failed_nodes=(), failures=0, remedies=())
+    entry = msgspec.structs.replace(
+        service,
+        running=1,
+        # Rounded up: who waits for it to have run for a while waits that long at least.
+        running_since=service.running_since or (0 if service.running else math.ceil(case.now)),
+        failed_nodes=(),
+        failures=0,
+        retry_at=0,
+        remedies=(),
+        waits_for=(),
+        wait_since=0,
+        wait_until=0,
+    )
     return moving.while_running(case, entry)
 
 
@@ -171,7 +196,8 @@ def fence(case: Case, service: Service) -> Service:
     if how := case.released(service):
         # Only of a node that is fenced is it sure that what held the guest there (a backup, say) is gone too.
         after_fence = int(lease is not None and lease.is_fenced)
-        return msgspec.structs.replace(case.turn(service, State.recovery, how), after_fence=after_fence)
+        entry = in_batch(service, case.turn(service, State.recovery, how))
+        return msgspec.structs.replace(entry, after_fence=after_fence)
     if not case.is_lost(service) and lease is not None:
         # It renewed before the fence, or begins a new life. Only the same node is asked, so nothing runs twice.
         return case.order_as_requested(service, f"{service.node} answers again")
@@ -241,7 +267,8 @@ def freeze(case: Case, service: Service) -> Service:
     if gone := case.elsewhere_or_lost(service):
         return gone
     if lease is not None and case.is_ready(service.node):
-        return case.order_as_requested(service, f"{service.node} goes on with it")
+        entry = case.order_as_requested(service, f"{service.node} goes on with it")
+        return in_batch(service, entry) if entry.state is State.request_start else entry
     if lease is not None and lease.is_resting:
         return case.explain_rest(service)
     return case.explain(service, f"{service.node} is not ready to go on with it", Remedy.wait)

@@ -14,7 +14,7 @@ from itertools import combinations
 
 from kvorum.ids import NodeName, Sid
 
-from .text import Affinity, NodeAffinity, ResourceAffinity, Rule
+from .text import Affinity, NodeAffinity, PlaceRule, ResourceAffinity
 
 # Steps of one search, and subsets tried for the smallest contradiction; beyond it the contradiction is irreducible, perhaps
 # not the smallest.
@@ -30,16 +30,16 @@ class _Unit:
     rules: list[int]
 
 
-def contradictions(strict: Sequence[Rule], nodes: Collection[NodeName]) -> list[tuple[Rule, ...]]:
+def contradictions(strict: Sequence[PlaceRule], nodes: Collection[NodeName]) -> list[tuple[PlaceRule, ...]]:
     """Smallest sets of rules that cannot be kept together; the last one of each set is the one that came last.
 
     Without those last ones the rest can be kept.
     """
-    found: list[tuple[Rule, ...]] = []
+    found: list[tuple[PlaceRule, ...]] = []
     for component in _components(strict):
         if is_feasible(component, nodes):
             continue
-        kept: list[Rule] = []
+        kept: list[PlaceRule] = []
         for rule in component:
             if is_feasible([*kept, rule], nodes):
                 kept.append(rule)
@@ -48,7 +48,7 @@ def contradictions(strict: Sequence[Rule], nodes: Collection[NodeName]) -> list[
     return found
 
 
-def is_feasible(rules: Sequence[Rule], nodes: Collection[NodeName]) -> bool:
+def is_feasible(rules: Sequence[PlaceRule], nodes: Collection[NodeName]) -> bool:
     """A node that a rule names and that is no member counts: it may come back, and its rule contradicts nobody."""
     named = {node for rule in rules if isinstance(rule, NodeAffinity) for node in rule.nodes}
     bits = {node: 1 << index for index, node in enumerate(sorted({*nodes, *named}))}
@@ -80,7 +80,7 @@ def groups_of(positive: Iterable[ResourceAffinity]) -> dict[Sid, tuple[Sid, ...]
     return {sid: ordered[id(group)] for sid, group in found.items()}
 
 
-def _components(rules: Sequence[Rule]) -> list[list[Rule]]:
+def _components(rules: Sequence[PlaceRule]) -> list[list[PlaceRule]]:
     """Rules that are linked by shared resources, each list in the order of the file."""
     root: dict[Sid, int] = {}
     parent = list(range(len(rules)))
@@ -95,13 +95,13 @@ def _components(rules: Sequence[Rule]) -> list[list[Rule]]:
         for sid in rule.resources:
             other = find(root.setdefault(sid, index))
             parent[max(other, find(index))] = min(other, find(index))
-    found: dict[int, list[Rule]] = {}
+    found: dict[int, list[PlaceRule]] = {}
     for index, rule in enumerate(rules):
         found.setdefault(find(index), []).append(rule)
     return list(found.values())
 
 
-def _units(rules: Sequence[Rule], bits: Mapping[NodeName, int], members: int) -> list[_Unit] | None:
+def _units(rules: Sequence[PlaceRule], bits: Mapping[NodeName, int], members: int) -> list[_Unit] | None:
     """None: two that must be apart must be together, or one is allowed nowhere."""
     groups = groups_of(
         rule for rule in rules if isinstance(rule, ResourceAffinity) and rule.affinity is Affinity.positive
@@ -178,7 +178,7 @@ def _search(units: list[_Unit]) -> bool:
     return True
 
 
-def _smallest(kept: Sequence[Rule], rule: Rule, nodes: Collection[NodeName]) -> tuple[Rule, ...]:
+def _smallest(kept: Sequence[PlaceRule], rule: PlaceRule, nodes: Collection[NodeName]) -> tuple[PlaceRule, ...]:
     """Fewest of the kept rules that contradict this one."""
     tried = 0
     for size in range(len(kept)):
@@ -191,7 +191,7 @@ def _smallest(kept: Sequence[Rule], rule: Rule, nodes: Collection[NodeName]) -> 
     return tuple(kept)
 
 
-def _irreducible(kept: Sequence[Rule], rule: Rule, nodes: Collection[NodeName]) -> tuple[Rule, ...]:
+def _irreducible(kept: Sequence[PlaceRule], rule: PlaceRule, nodes: Collection[NodeName]) -> tuple[PlaceRule, ...]:
     """A contradiction of which no rule can be left out."""
     core = list(kept)
     for candidate in kept:

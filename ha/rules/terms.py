@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from kvorum.ids import NodeName, Sid
 
 from .feasible import contradictions, groups_of
-from .text import MAX_WEIGHT, Affinity, NodeAffinity, ResourceAffinity, Rule, Rules
+from .order import Orders, compile_orders
+from .text import MAX_WEIGHT, Affinity, NodeAffinity, PlaceRule, ResourceAffinity, Rule, Rules, StartOrder, named
 
 # Of a strict rule that yields: above a thousand wishes of the greatest weight.
 YIELDED_WEIGHT = 1000 * MAX_WEIGHT
@@ -61,13 +62,20 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """`rules`, the fewest that cannot be kept all at once, in the file's order; `yields` is the last of them."""
+    """`rules`, the fewest that cannot be kept all at once, in the file's order; `yields` is the last of them.
+
+    `is_cycle`: each of the resources would start after the one before it, and the first after the last.
+    """
 
     rules: tuple[str, ...]
     yields: str
     resources: tuple[Sid, ...]
+    is_cycle: bool = False
 
     def __str__(self) -> str:
+        if self.is_cycle:
+            names = " and ".join((", ".join(self.rules[:-1]), self.rules[-1]))
+            return f"rules {names} make a cycle: {self.circle}; {self.yields}, the last, orders nothing until one is changed"
         who = ", ".join(self.resources[:5]) + (", ..." if len(self.resources) > 5 else "")
         if len(self.rules) == 1:
             return f"rule {self.yields} cannot be kept by {who}: it asks for more nodes than there are; it counts as a wish"
@@ -75,6 +83,11 @@ class Conflict:
         return (
             f"rules {names} contradict each other over {who}; {self.yields}, the last, is a wish until one is changed"
         )
+
+    @property
+    def circle(self) -> str:
+        """Of a cycle: who waits for whom."""
+        return " after ".join((self.resources[0], *reversed(self.resources)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +98,7 @@ class Compiled:
     conflicts: tuple[Conflict, ...] = ()
     # What is odd but harms nothing, in sentences.
     remarks: tuple[str, ...] = ()
+    orders: Orders = field(default_factory=Orders)
 
     def terms(self, sid: Sid) -> Terms:
         return self.by_sid.get(sid) or Terms((sid,))
@@ -94,11 +108,14 @@ def compile_rules(rules: Rules | Iterable[Rule], resources: Collection[Sid], nod
     """`resources` are those under HA: of others nobody knows where they run. `nodes` are the members, up or down."""
     known = set(resources)
     enabled = [rule for rule in rules if rule.is_enabled]
-    present = [replace(rule, resources=frozenset(rule.resources & known)) for rule in enabled]
+    orders, cycles = compile_orders(_present_orders(enabled, known))
+    placing = [rule for rule in enabled if not isinstance(rule, StartOrder)]
+    present = [replace(rule, resources=frozenset(rule.resources & known)) for rule in placing]
     effective = [rule for rule in present if len(rule.resources) > (0 if isinstance(rule, NodeAffinity) else 1)]
     sets = contradictions([rule for rule in effective if rule.is_strict], nodes)
     conflicts = tuple(_conflict(rules_of) for rules_of in sets)
     yielded = {conflict.yields for conflict in conflicts}
+    conflicts += tuple(Conflict(cycle.rules, cycle.rules[-1], cycle.guests, is_cycle=True) for cycle in cycles)
     strict = [rule for rule in effective if rule.is_strict and rule.id not in yielded]
     soft = [
         replace(rule, is_strict=False, weight=YIELDED_WEIGHT) if rule.id in yielded else rule
@@ -106,7 +123,7 @@ def compile_rules(rules: Rules | Iterable[Rule], resources: Collection[Sid], nod
         if not rule.is_strict or rule.id in yielded
     ]
     remarks = tuple(_remarks(enabled, known, set(nodes)))
-    return Compiled(_terms(strict, soft), conflicts, remarks)
+    return Compiled(_terms(strict, soft), conflicts, remarks, orders)
 
 
 class RuleCache:
@@ -128,7 +145,17 @@ class RuleCache:
         return self._compiled
 
 
-def _conflict(rules: tuple[Rule, ...]) -> Conflict:
+def _present_orders(rules: Iterable[Rule], known: set[Sid]) -> list[StartOrder]:
+    """As far as they speak of resources under HA."""
+    found = (
+        replace(rule, resources=frozenset(rule.resources & known), after=frozenset(rule.after & known))
+        for rule in rules
+        if isinstance(rule, StartOrder)
+    )
+    return [rule for rule in found if rule.resources and rule.after]
+
+
+def _conflict(rules: tuple[PlaceRule, ...]) -> Conflict:
     shared = [sid for rule in rules for sid in rule.resources]
     # Those that more than one of the rules speaks of; a rule alone is at odds with the number of nodes.
     concerned = {sid for sid in shared if len(rules) == 1 or shared.count(sid) > 1}
@@ -137,8 +164,10 @@ def _conflict(rules: tuple[Rule, ...]) -> Conflict:
 
 def _remarks(rules: Iterable[Rule], known: set[Sid], nodes: set[NodeName]) -> Iterable[str]:
     for rule in rules:
-        if unknown := sorted(rule.resources - known):
+        if unknown := sorted(named(rule) - known):
             yield f"rule {rule.id} names {', '.join(unknown)}, which HA does not manage"
+        if isinstance(rule, StartOrder):
+            continue
         if isinstance(rule, NodeAffinity):
             if missing := sorted(set(rule.nodes) - nodes):
                 yield f"rule {rule.id} names {', '.join(missing)}, no node of this cluster"
@@ -146,10 +175,10 @@ def _remarks(rules: Iterable[Rule], known: set[Sid], nodes: set[NodeName]) -> It
             yield f"rule {rule.id} needs two resources under HA and does nothing until then"
 
 
-def _terms(strict: list[Rule], soft: list[Rule]) -> dict[Sid, Terms]:
+def _terms(strict: list[PlaceRule], soft: list[PlaceRule]) -> dict[Sid, Terms]:
     positive = [rule for rule in strict if isinstance(rule, ResourceAffinity) and rule.affinity is Affinity.positive]
     groups = groups_of(positive)
-    rules_of: dict[tuple[Sid, ...], list[Rule]] = {}
+    rules_of: dict[tuple[Sid, ...], list[PlaceRule]] = {}
     for rule in (*strict, *soft):
         for group in {groups.get(sid, (sid,)) for sid in rule.resources}:
             rules_of.setdefault(group, []).append(rule)
@@ -160,7 +189,7 @@ def _terms(strict: list[Rule], soft: list[Rule]) -> dict[Sid, Terms]:
     return found
 
 
-def _terms_of(group: tuple[Sid, ...], rules: list[Rule], groups: Mapping[Sid, tuple[Sid, ...]]) -> Terms:
+def _terms_of(group: tuple[Sid, ...], rules: list[PlaceRule], groups: Mapping[Sid, tuple[Sid, ...]]) -> Terms:
     members = set(group)
     together_by: list[str] = []
     allowed: frozenset[NodeName] | None = None

@@ -9,9 +9,17 @@
         resources vm:200,vm:201
         affinity negative
 
-`disable` (alone on its line) and `comment` may stand in both. A node's priority is 0 unless given, the higher the better.
+    start-order: web-after-db
+        resources vm:101,ct:102
+        after vm:100
+        delay 20
 
-Two keys are ours. `weight` (1 to 1000, 100 unless given) says how much a wish weighs against another. `strict 0` in a
+`disable` (alone on its line) and `comment` may stand in all. A node's priority is 0 unless given, the higher the better.
+
+The kind start-order is ours: its `resources` start once all of `after` have run for `delay` seconds (0 unless given), and stop
+before them. `deadline` is how long they wait at most. Proxmox VE's tools skip a section of a kind that they do not know.
+
+Two more keys are ours. `weight` (1 to 1000, 100 unless given) says how much a wish weighs against another. `strict 0` in a
 resource-affinity makes a wish of it. Proxmox VE's tools skip a key that they do not know, with a warning, and take the rule
 as strict, which is the careful reading; when they write the file, such keys are gone.
 """
@@ -29,6 +37,10 @@ RULES_CFG = "ha/rules.cfg"
 DEFAULT_WEIGHT = 100
 MAX_WEIGHT = 1000
 MAX_PRIORITY = 1000
+MAX_DELAY_S = 3600
+MAX_DEADLINE_S = 86_400
+# How much longer than the delay a guest waits at most by a start-order that is not strict, unless the rule says.
+DEFAULT_PATIENCE_S = 300
 
 
 class Affinity(StrEnum):
@@ -62,7 +74,35 @@ class ResourceAffinity:
     comment: str = ""
 
 
-Rule = NodeAffinity | ResourceAffinity
+@dataclass(frozen=True, slots=True)
+class StartOrder:
+    """These resources start once those of `after` have run for `delay_s`, and stop before them.
+
+    Not strict: they wait only for what is on its way by itself, and never longer than the deadline. Strict: whatever
+    keeps the others from running, and without an end unless a deadline is given.
+    """
+
+    id: str
+    resources: frozenset[Sid]
+    after: frozenset[Sid]
+    delay_s: int = 0
+    # None: as the strength has it.
+    deadline_s: int | None = None
+    is_strict: bool = False
+    is_enabled: bool = True
+    comment: str = ""
+
+    @property
+    def patience_s(self) -> int:
+        """How long they wait at most; 0: without an end."""
+        if self.deadline_s is not None:
+            return self.deadline_s
+        return 0 if self.is_strict else self.delay_s + DEFAULT_PATIENCE_S
+
+
+# Those that say where guests run, and all.
+PlaceRule = NodeAffinity | ResourceAffinity
+Rule = PlaceRule | StartOrder
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +136,7 @@ class Rules:
         return next((rule for rule in self.rules if rule.id == rule_id), None)
 
     def of(self, sid: Sid) -> tuple[Rule, ...]:
-        return tuple(rule for rule in self.rules if sid in rule.resources)
+        return tuple(rule for rule in self.rules if sid in named(rule))
 
     def with_rule(self, rule: Rule) -> "Rules":
         """The same with this rule, in the place of the one with its id or at the end. Comments and foreign keys stay.
@@ -125,8 +165,17 @@ class Rules:
         return self.text.render()
 
 
-_KINDS: Mapping[type[Rule], str] = {NodeAffinity: "node-affinity", ResourceAffinity: "resource-affinity"}
-_OPTIONAL = ("strict", "disable", "weight", "comment")
+_KINDS: Mapping[type[Rule], str] = {
+    NodeAffinity: "node-affinity",
+    ResourceAffinity: "resource-affinity",
+    StartOrder: "start-order",
+}
+_OPTIONAL = ("strict", "disable", "weight", "comment", "delay", "deadline")
+
+
+def named(rule: Rule) -> frozenset[Sid]:
+    """All resources that a rule speaks of."""
+    return rule.resources | rule.after if isinstance(rule, StartOrder) else rule.resources
 
 
 def parse_rules(text: str | bytes, path: str = RULES_CFG) -> Rules:
@@ -167,15 +216,50 @@ def _rule(section: Section) -> Rule:
                 _weight(section),
                 section.get("comment", ""),
             )
+        case "start-order":
+            return _start_order(section)
         case unknown:
-            raise ConfigError(f"there are no {unknown} rules", remedy="use node-affinity or resource-affinity")
+            raise ConfigError(
+                f"there are no {unknown} rules", remedy="use node-affinity, resource-affinity or start-order"
+            )
 
 
-def _resources(section: Section) -> frozenset[Sid]:
-    section.require("resources")
-    for sid in section.get_list("resources"):
-        parse_sid(sid, field="resources")
-    return frozenset(Sid(sid) for sid in section.get_list("resources"))
+def _start_order(section: Section) -> StartOrder:
+    resources, after = _resources(section), _resources(section, "after")
+    if both := sorted(resources & after):
+        raise ConfigError(
+            f"{', '.join(both)} would wait for itself", field="after", remedy="name it in one of the two lists"
+        )
+    delay_s = _seconds(section, "delay", 0, MAX_DELAY_S) or 0
+    deadline_s = _seconds(section, "deadline", 1, MAX_DEADLINE_S)
+    if deadline_s is not None and deadline_s <= delay_s:
+        raise ConfigError(
+            f"a deadline of {deadline_s} s ends before the delay of {delay_s} s",
+            field="deadline",
+            remedy="give a longer deadline, or none",
+        )
+    return StartOrder(
+        section.id,
+        resources,
+        after,
+        delay_s,
+        deadline_s,
+        section.get_bool("strict"),
+        _is_enabled(section),
+        section.get("comment", ""),
+    )
+
+
+def _seconds(section: Section, key: str, minimum: int, maximum: int) -> int | None:
+    text = section.get(key)
+    return None if text is None else parse_int(text, field=key, minimum=minimum, maximum=maximum)
+
+
+def _resources(section: Section, key: str = "resources") -> frozenset[Sid]:
+    section.require(key)
+    for sid in section.get_list(key):
+        parse_sid(sid, field=key)
+    return frozenset(Sid(sid) for sid in section.get_list(key))
 
 
 def _nodes(section: Section) -> Mapping[NodeName, int]:
@@ -223,9 +307,17 @@ def _entries(rule: Rule) -> dict[str, str]:
             entries["affinity"] = rule.affinity
             if not rule.is_strict:
                 entries["strict"] = "0"
+        case StartOrder():
+            entries["after"] = render_list(sorted(rule.after))
+            if rule.delay_s:
+                entries["delay"] = str(rule.delay_s)
+            if rule.deadline_s is not None:
+                entries["deadline"] = str(rule.deadline_s)
+            if rule.is_strict:
+                entries["strict"] = "1"
     if not rule.is_enabled:
         entries["disable"] = ""
-    if rule.weight != DEFAULT_WEIGHT:
+    if not isinstance(rule, StartOrder) and rule.weight != DEFAULT_WEIGHT:
         entries["weight"] = str(rule.weight)
     if rule.comment:
         entries["comment"] = rule.comment

@@ -1,4 +1,4 @@
-"""`kvorum ha rule`: where guests may run and would rather run, together, apart, or near certain nodes."""
+"""`kvorum ha rule`: where guests may run and would rather run, together, apart, or near certain nodes; who starts first."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -15,19 +15,26 @@ if TYPE_CHECKING:
     from kvorum.v1 import ha_pb2 as pb
 
 COLUMNS = ("rule", "kind", "resources", "asks", "strength", "enabled", "comment")
-KINDS = ("node-affinity", "resource-affinity")
+KINDS = ("node-affinity", "resource-affinity", "start-order")
+# Options that only one kind has.
+OWN = {"nodes": "node-affinity", "affinity": "resource-affinity", "after": "start-order", "delay_seconds": "start-order",
+       "deadline_seconds": "start-order"}  # fmt: skip
 
 
 @click.group()
 def rule() -> None:
-    """Rules for where guests run: near nodes, together, apart.
+    """Rules for where guests run (near nodes, together, apart) and for who starts first.
 
     A strict rule is kept at any price: a guest rather stays down. A wish (--soft) weighs against other wishes.
+
+    A start-order makes resources wait until others have run for a while, and stop before them. Soft, they wait only for
+    what is on its way by itself, and never longer than the deadline. What runs already is left alone.
 
     \b
     Examples:
       kvorum ha rule add node-affinity near-san --resources vm:100,vm:101 --nodes n1:2,n2
       kvorum ha rule add resource-affinity dbs-apart --resources vm:200,vm:201 --affinity negative
+      kvorum ha rule add start-order web-after-db --resources vm:101,ct:102 --after vm:100 --delay 20
       kvorum ha rule check
     """
 
@@ -39,7 +46,12 @@ def rule_options(command: "Command") -> "Command":
         click.option("--enable/--disable", "enabled", default=None, help="A disabled rule counts as none."),
         click.option("--weight", type=click.IntRange(1, 1000), default=None, help="Of a wish. Default: 100."),
         click.option("--strict/--soft", default=None,
-                     help="Kept at any price, or a wish. Default: soft for node-affinity, strict for resource-affinity."),
+                     help="Kept at any price, or a wish. Default: strict for resource-affinity, else soft."),
+        click.option("--deadline", "deadline_seconds", type=click.IntRange(1, 86400), default=None, metavar="SECONDS",
+                     help="How long they wait at most. Default: strict, without an end; soft, the delay and 300 s."),
+        click.option("--delay", "delay_seconds", type=click.IntRange(0, 3600), default=None, metavar="SECONDS",
+                     help="How long those of --after must have run. Default: 0."),
+        click.option("--after", default=None, metavar="SID,...", help="Who starts first; for a start-order."),
         click.option("--affinity", type=click.Choice(["positive", "negative"]), default=None,
                      help="Together or apart; for a resource-affinity."),
         click.option("--nodes", default=None, metavar="NODE[:PRIORITY],...",
@@ -63,6 +75,7 @@ def add(session: Session, /, kind: str, name: str, dry_run: bool, **options: obj
     Examples:
       kvorum ha rule add node-affinity near-san --resources vm:100 --nodes n1:2,n2 --strict
       kvorum ha rule add resource-affinity web-spread --resources vm:1000,vm:1001 --affinity negative --soft --weight 200
+      kvorum ha rule add start-order web-after-db --resources vm:101 --after vm:100 --delay 20 --deadline 120
     """
     from kvorum.v1 import ha_pb2 as pb
 
@@ -147,23 +160,26 @@ def check(session: Session) -> None:
 
 def changed(wish: "pb.HaRule", options: Mapping[str, object]) -> None:
     """Raises InvalidInput."""
-    resources, nodes = options.get("resources"), options.get("nodes")
+    resources, nodes, after = options.get("resources"), options.get("nodes"), options.get("after")
     if isinstance(resources, str):
         del wish.resources[:]
         wish.resources.extend(split(resources))
     if isinstance(nodes, str):
         wish.nodes.clear()
         wish.nodes.update(parse_nodes(nodes))
-    for key in ("affinity", "strict", "weight", "enabled", "comment"):
+    if isinstance(after, str):
+        del wish.after[:]
+        wish.after.extend(split(after))
+    for key in ("affinity", "strict", "weight", "enabled", "comment", "delay_seconds", "deadline_seconds"):
         value = options.get(key)
         if value is not None:
             setattr(wish, key, value)
-    wrong = "affinity" if wish.kind == "node-affinity" and wish.affinity else ""
-    wrong = "nodes" if wish.kind == "resource-affinity" and wish.nodes else wrong
-    if wrong:
-        raise InvalidInput(
-            f"a {wish.kind} has no {wrong}", field=f"--{wrong}", remedy="'kvorum ha rule --help' has examples"
-        )
+    for key, kind in (*OWN.items(), ("weight", "" if wish.kind == "start-order" else wish.kind)):
+        if options.get(key) is not None and wish.kind != kind:
+            name = key.removesuffix("_seconds")
+            raise InvalidInput(
+                f"a {wish.kind} has no {name}", field=f"--{name}", remedy="'kvorum ha rule --help' has examples"
+            )
 
 
 def parse_nodes(text: str) -> dict[str, int]:
@@ -188,12 +204,18 @@ def troubles(found: "pb.ListHaRulesResponse") -> list[str]:
 def rule_row(one: "pb.HaRule") -> dict[str, object]:
     ranked = sorted(one.nodes.items(), key=lambda item: (-item[1], item[0]))
     nodes = ", ".join(f"{name}:{priority}" if priority else name for name, priority in ranked)
+    asks = f"on {nodes}" if one.kind == "node-affinity" else {"positive": "together"}.get(one.affinity, "apart")
+    wish = f"wish, {one.weight}"
+    if one.kind == "start-order":
+        delay = f" + {one.delay_seconds} s" if one.delay_seconds else ""
+        most = f", at most {one.deadline_seconds} s" if one.HasField("deadline_seconds") else ""
+        asks, wish = f"after {', '.join(one.after)}{delay}{most}", "soft"
     return {
         "rule": one.id,
         "kind": one.kind,
         "resources": ",".join(one.resources),
-        "asks": f"on {nodes}" if one.kind == "node-affinity" else {"positive": "together"}.get(one.affinity, "apart"),
-        "strength": "strict" if one.strict else f"wish, {one.weight}",
+        "asks": asks,
+        "strength": "strict" if one.strict else wish,
         "enabled": one.enabled,
         "comment": one.comment,
     }

@@ -69,6 +69,10 @@ def countdown(answer: "pb.ExplainHaResourceResponse") -> str:
         return f"{node} is being fenced now"
     if answer.fence_in_seconds > 0:
         return f"{node} is silent; its guests may start elsewhere in {answer.fence_in_seconds:.1f} s"
+    if answer.resource.waits_for:
+        most = answer.resource.waits_at_most_seconds
+        ends = f"in {told_seconds(most)} at the latest it waits no longer" if most > 0 else "it waits without an end"
+        return f"it waits for {', '.join(answer.resource.waits_for)}; {ends}"
     if answer.resource.retry_in_seconds > 0:
         return f"it is tried again in {told_seconds(answer.resource.retry_in_seconds)}"
     return ""
@@ -117,7 +121,11 @@ def simulate(session: Session, killed: tuple[str, ...], output: str) -> None:
 
 def killed_row(outcome: "pb.HaOutcome") -> dict[str, object]:
     stays = "-" if outcome.state == "stopped" else "NOWHERE"
-    return {**outcome_row(outcome), "target": short(outcome.target_node) or stays}
+    row = {**outcome_row(outcome), "target": short(outcome.target_node) or stays}
+    if outcome.waits_for and outcome.target_node:
+        later = f", {outcome.later_seconds:.0f} s later" if outcome.later_seconds >= 1 else ""
+        row["why"] = f"{row['why']}; starts after {', '.join(outcome.waits_for)}{later}"
+    return row
 
 
 @click.command()

@@ -9,7 +9,7 @@ from ha.leases import FAST, Lease
 from ha.manager import FenceLease, MoveConfig, decide, has_released
 from ha.options import Options
 from ha.resources import Request, Resource, parse_resources
-from ha.rules import Affinity, NodeAffinity, ResourceAffinity, compile_rules
+from ha.rules import Affinity, NodeAffinity, ResourceAffinity, StartOrder, compile_rules
 from ha.status import (
     Disarm,
     DisarmState,
@@ -23,7 +23,7 @@ from ha.status import (
     parse_manager_status,
     render,
 )
-from ha.view import Command, Config, Node, View
+from ha.view import Command, Config, Node, Startup, View
 from kvorum.errors import ConfigError
 from kvorum.ids import NodeName, NodeUid, Sid
 
@@ -44,6 +44,10 @@ services = st.builds(
     cmd=st.sampled_from(((), ("migrate", "n2"), ("relocate", "n3"), ("stop", "5"))),
     maintenance_node=st.sampled_from(("", *NAMES)),
     running=st.integers(0, 1),
+    running_since=st.integers(980, 1010),
+    waits_for=st.sampled_from(((), (SIDS[1],))),
+    wait_since=st.integers(0, 1010),
+    batch=st.sampled_from(("", "n1/1", "n2/2")),
 )
 statuses = st.builds(
     LrmStatus,
@@ -63,7 +67,8 @@ disarms = st.none() | st.builds(
 APART = ResourceAffinity("apart", frozenset(SIDS), Affinity.negative)
 TOGETHER = ResourceAffinity("together", frozenset(SIDS), Affinity.positive)
 ONLY = NodeAffinity("only", frozenset(SIDS[:1]), {NodeName("n1"): 0, NodeName("n2"): 1}, is_strict=True)
-rule_sets = st.sampled_from(((), (APART,), (TOGETHER,), (ONLY,), (APART, ONLY)))
+ORDER = StartOrder("order", frozenset(SIDS[:1]), frozenset(SIDS[1:]), delay_s=5, is_strict=True)
+rule_sets = st.sampled_from(((), (APART,), (TOGETHER,), (ONLY,), (APART, ONLY), (ORDER,), (ORDER, ONLY)))
 texts = st.sampled_from(
     (
         "migrate vm:100 n2",
@@ -77,6 +82,7 @@ texts = st.sampled_from(
 leases = st.none() | st.builds(
     Lease, st.integers(1, 3), st.integers(0, 5), st.booleans(), st.floats(0, 20), st.just(FAST.terms)
 )
+startups = st.builds(Startup, st.none() | st.integers(0, 2), st.integers(0, 30))
 
 
 @st.composite
@@ -92,7 +98,7 @@ def views(draw: st.DrawFn) -> View:
         self_node=NodeName("n1"),
         nodes=nodes,
         resources={sid: Resource(sid, request) for sid, request in requests.items()},
-        configs={sid: Config(NodeName(place), 3) for sid, place in places.items()},
+        configs={sid: Config(NodeName(place), 3, startup=draw(startups)) for sid, place in places.items()},
         status=ManagerStatus(
             service_status=draw(st.dictionaries(st.sampled_from(SIDS), services)),
             disarm=draw(disarms),
@@ -136,6 +142,29 @@ def test_an_order_to_start_is_only_given_to_a_node_that_lives_and_guards_the_gue
             assert not node.lease.is_fenced
             assert node.lease.age_s < FAST.pause_after_s
             assert (sid in node.lrm.tracked, node.lease.incarnation) == (True, service.incarnation)
+
+
+@settings(max_examples=400, deadline=None)
+@given(views())
+def test_a_strict_order_is_never_kept_by_a_guess(view: View) -> None:
+    """The dependent gets no new order to start, unless the other one is known to run or its own node says that it runs itself."""
+    then, first = SIDS
+    if not view.rules.orders.waits.get(then):
+        return
+    decision = decide(view, 1000.0)
+    before, other = view.status.service_status.get(then), view.status.service_status.get(first)
+    new = decision.status.service_status.get(then) if decision.status is not None else None
+    if new is None or new.state is not State.started or (before is not None and before.uid == new.uid):
+        return
+    held = view.nodes.get(NodeName(before.node)) if before is not None else None
+    said = held.lrm.results.get(before.uid) if held is not None and before is not None else None
+    if said is not None and said.state == State.request_start and said.exit_code == 0:
+        return
+    assert other is not None
+    assert other.state is State.started or (other.state is State.migrate and other.cmd)
+    node = view.nodes[NodeName(other.node)]
+    assert node.lease is not None
+    assert (node.lease.incarnation, node.lease.is_fenced) == (other.incarnation, False)
 
 
 @settings(max_examples=300, deadline=None)

@@ -418,6 +418,22 @@ async def test_a_contradiction_is_refused_with_the_smallest_set_and_old_ones_hin
     assert [list(conflict.rules) for conflict in listed.conflicts] == [["home", "odd"]]
 
 
+async def test_a_start_order_is_written_and_one_that_closes_a_cycle_is_refused(
+    service: HaService, store: Store
+) -> None:
+    rule = pb.HaRule(
+        id="web", kind="start-order", resources=["ct:101"], after=["vm:100"], delay_seconds=20, enabled=True
+    )
+    answer = await service.AddHaRule(pb.AddHaRuleRequest(rule=rule), None)
+    assert answer.rule == rule
+    assert "start-order: web" in store.text("ha/rules.cfg")
+    back = pb.HaRule(id="back", kind="start-order", resources=["vm:100"], after=["ct:101"], enabled=True)
+    with pytest.raises(Refused) as refused:
+        await service.AddHaRule(pb.AddHaRuleRequest(rule=back), None)
+    assert refused.value.details["rules"] == "web,back"
+    assert "vm:100 after ct:101 after vm:100" in str(refused.value)
+
+
 async def test_a_dry_run_writes_nothing(service: HaService, store: Store) -> None:
     request = near("home", {"n1": 0})
     request.dry_run = True
@@ -434,6 +450,13 @@ async def test_a_dry_run_writes_nothing(service: HaService, store: Store) -> Non
         pb.HaRule(id="a", kind="resource-affinity", resources=["vm:100"], affinity="negative"),
         pb.HaRule(id="a", kind="resource-affinity", resources=["vm:100", "ct:101"], affinity="sideways"),
         pb.HaRule(id="a", kind="affinity", resources=["vm:100"]),
+        pb.HaRule(id="a", kind="start-order", resources=["vm:100"]),
+        pb.HaRule(id="a", kind="start-order", resources=["vm:100"], after=["100"]),
+        pb.HaRule(id="a", kind="start-order", resources=["vm:100"], after=["vm:100"]),
+        pb.HaRule(id="a", kind="start-order", resources=["vm:100"], after=["ct:101"], delay_seconds=4000),
+        pb.HaRule(
+            id="a", kind="start-order", resources=["vm:100"], after=["ct:101"], delay_seconds=9, deadline_seconds=9
+        ),
         pb.HaRule(id="a b\n", kind="node-affinity", resources=["vm:100"], nodes={"n1": 0}),
         pb.HaRule(id="a", kind="node-affinity", resources=["vm:100"], nodes={"n1": 5000}),
         pb.HaRule(id="a", kind="node-affinity", resources=["vm:100"], nodes={"n1": 0}, comment="a\n\tnodes n2"),

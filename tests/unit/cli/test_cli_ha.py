@@ -216,6 +216,13 @@ def test_a_rule_is_made_of_its_options() -> None:
          "--soft", "--weight", "7", "--dry-run")  # fmt: skip
     wish = api.asked[1][1][0]
     assert (wish.strict, wish.weight, wish.affinity, api.asked[1][2]) == (False, 7, "negative", {"dry_run": True})
+    done(api, "rule", "add", "start-order", "web", "--resources", "vm:101", "--after", "vm:100", "--delay", "20")
+    assert api.asked[2][1][0] == pb.HaRule(
+        id="web", kind="start-order", resources=["vm:101"], after=["vm:100"], delay_seconds=20, enabled=True
+    )
+    for wrong in (("--weight", "7"), ("--nodes", "n1"), ("--affinity", "negative")):
+        result = run(api, "rule", "add", "start-order", "web", "--resources", "vm:101", "--after", "vm:100", *wrong)
+        assert isinstance(result.exception, InvalidInput)
 
 
 def test_a_rule_is_changed_where_it_is_said() -> None:
@@ -241,11 +248,15 @@ def test_rules_are_listed_and_checked() -> None:
     near = pb.HaRule(
         id="near", kind="node-affinity", resources=["vm:100"], nodes={"n2": 0, "n1": 2}, weight=50, enabled=True
     )
-    good = pb.ListHaRulesResponse(rules=[apart, near])
+    order = pb.HaRule(
+        id="web", kind="start-order", resources=["vm:101"], after=["vm:100"], delay_seconds=20, deadline_seconds=60
+    )
+    good = pb.ListHaRulesResponse(rules=[apart, near, order])
     rows = done(FakeApi(rules=good), "rule", "list").output.splitlines()
     assert rows[1].split() == ["apart", "resource-affinity", "vm:100,vm:101", "apart", "strict", "no", "-"]
+    assert "after vm:100 + 20 s, at most 60 s" in rows[3]
     assert rows[2].split() == ["near", "node-affinity", "vm:100", "on", "n1:2,", "n2", "wish,", "50", "yes", "-"]
-    assert "2 rules, no contradiction" in done(FakeApi(rules=good), "rule", "check").output
+    assert "3 rules, no contradiction" in done(FakeApi(rules=good), "rule", "check").output
     bad = pb.ListHaRulesResponse(conflicts=[pb.HaConflict(rules=["a", "b"], message="a and b contradict")])
     result = run(FakeApi(rules=bad), "rule", "check")
     assert "a and b contradict" in result.output

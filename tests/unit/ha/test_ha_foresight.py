@@ -7,7 +7,7 @@ import pytest
 from ha import foresight
 from ha.leases import NORMAL, Lease
 from ha.manager import decide
-from ha.resources import Resource
+from ha.resources import Request, Resource
 from ha.rules import compile_rules, parse_rules
 from ha.status import LrmStatus, ManagerStatus, NodeState, Remedy, Result, Service, State
 from ha.view import Config, Node, View
@@ -50,6 +50,22 @@ def view(*nodes: Node, rules: str = "") -> View:
 def targets(outcomes: object) -> dict[str, str]:
     assert isinstance(outcomes, tuple)
     return {outcome.sid: outcome.target for outcome in outcomes}
+
+
+def test_it_tells_who_waits_for_whom_and_how_much_later_it_starts() -> None:
+    rules = "start-order: web\n\tresources ct:101\n\tafter vm:100\n\tdelay 20\n"
+    found = {one.sid: one for one in foresight.if_killed(view(rules=rules), [N1], 1000.0)}
+    assert (found[VM].target, found[VM].waits_for, found[VM].later_s) == (N2, (), 0.0)
+    assert (found[CT].target, found[CT].waits_for, found[CT].later_s) == (N3, (VM,), 20.0)
+    assert found[CT].cause.startswith("it is free to start elsewhere")
+
+
+def test_it_tells_of_one_that_would_wait_without_an_end() -> None:
+    rules = "start-order: web\n\tresources ct:101\n\tafter vm:100\n\tstrict 1\n"
+    today = replace(view(rules=rules), resources={VM: Resource(VM, Request.stopped), CT: Resource(CT)})
+    found = {one.sid: one for one in foresight.if_killed(today, [N1], 1000.0)}
+    assert (found[CT].target, found[CT].state, found[CT].waits_for) == ("", State.request_start, (VM,))
+    assert Remedy.start_first in found[CT].remedies
 
 
 def test_guests_of_a_dead_node_start_where_the_manager_would_start_them() -> None:

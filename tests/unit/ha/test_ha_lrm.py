@@ -6,6 +6,7 @@ import pytest
 
 from ha.lease_state import KILLED, LIVE, PAUSED, LeaseState
 from ha.lrm import (
+    FOLLOWERS_S,
     Done,
     KillLeftover,
     LocalView,
@@ -19,10 +20,13 @@ from ha.lrm import (
     is_news,
     step,
 )
+from ha.manager import has_released
 from ha.options import Options, ShutdownPolicy
 from ha.resources import Request, Resource
+from ha.rules import StartOrder, compile_rules
 from ha.status import Disarm, DisarmState, LrmStatus, ManagerStatus, Mode, NodeState, Service, State
-from kvorum.ids import NodeName, Sid
+from ha.view import Node
+from kvorum.ids import NodeName, NodeUid, Sid
 
 SID = Sid("vm:100")
 HELD = LeaseState(phase=LIVE, incarnation=3, valid_until_boottime=1e6, sids=(SID,))
@@ -82,6 +86,38 @@ def test_nothing_is_done_or_answered_when(view: LocalView) -> None:
     _, steps = _step(view)
     assert steps.actions == ()
     assert _code(steps) is None
+
+
+def test_one_that_shall_wait_for_others_and_runs_already_says_so_and_lets_nothing_go() -> None:
+    waits = Service(state=State.request_start, node="n1", uid="o1", incarnation=3, waits_for=("vm:9",))
+    view = _view(State.request_start, status=ManagerStatus(service_status={SID: waits}))
+    assert _code(_step(view)[1]) is None
+    _, steps = _step(replace(view, running=frozenset({SID})))
+    assert (_code(steps), steps.actions) == (0, ())
+    node = Node(NodeName("n1"), NodeUid("u1"), None, steps.status)
+    assert has_released(node, SID, waits) == ""
+    for wrong in ({"configs": frozenset()}, {"lease": LATER}):
+        assert _code(_step(replace(view, running=frozenset({SID}), **wrong))[1]) is None  # type: ignore[arg-type]
+
+
+def test_a_shutdown_that_keeps_them_here_stops_them_in_reverse() -> None:
+    web = Sid("vm:101")
+    orders = compile_rules([StartOrder("web", frozenset({web}), frozenset({SID}))], (SID, web), ()).orders
+    services = {sid: Service(state=State.freeze, node="n1", uid=f"o-{sid}", incarnation=3) for sid in (SID, web)}
+    both = frozenset({SID, web})
+    view = _view(
+        State.freeze,
+        status=ManagerStatus(service_status=services),
+        configs=both,
+        running=both,
+        registered=(SID, web),
+        options=Options(ShutdownPolicy.freeze),
+        shutdown=Shutdown(is_reboot=True, since=50.0),
+        orders=orders,
+    )
+    assert _step(view, 51.0)[1].actions == (Stop(web, f"o-{web}"),)
+    assert _step(replace(view, running=frozenset({SID})), 52.0)[1].actions == (Stop(SID, f"o-{SID}"),)
+    assert len(_step(view, 50.0 + FOLLOWERS_S)[1].actions) == 2
 
 
 def test_a_running_guest_is_the_answer() -> None:

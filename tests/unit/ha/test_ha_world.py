@@ -9,7 +9,7 @@ from ha.load import Demand, Use
 from ha.options import DATACENTER_CFG
 from ha.resources import RESOURCES_CFG
 from ha.status import MANAGER_STATUS, parse_manager_status
-from ha.view import Command, Node
+from ha.view import Command, Node, Startup
 from ha.world import Absences, Parsed, Reading, manager_view
 from kvorum.errors import ConfigError
 from kvorum.ids import NodeName, NodeUid
@@ -30,7 +30,7 @@ def _reading(files: dict[str, bytes], *, version: int = 7, revision: int = 1) ->
 
 def test_a_view_has_guests_with_what_holds_them_and_what_they_may_use() -> None:
     files = {
-        "nodes/n1/qemu-server/100.conf": b"cores: 2\nsockets: 2\nmemory: 1024\nlock: backup\n",
+        "nodes/n1/qemu-server/100.conf": b"cores: 2\nsockets: 2\nmemory: 1024\nlock: backup\nstartup: order=2,up=30\n",
         "nodes/n1/lxc/101.conf": b"no config at all\n",
         RESOURCES_CFG: b"vm: 100\n\tstate started\n",
         "ha/commands/b": b"arm-ha\n",
@@ -40,6 +40,7 @@ def test_a_view_has_guests_with_what_holds_them_and_what_they_may_use() -> None:
     }
     view = manager_view(_reading(files), ME, Parsed(), Absences(), now=1.0)
     guest = view.configs["vm:100"]  # type: ignore[index]
+    assert guest.startup == Startup(2, 30)
     assert (guest.lock, guest.demand) == ("backup", Demand(Use(4.0, float(1 << 30))))
     assert view.configs["ct:101"].demand == Demand()  # type: ignore[index]
     assert view.commands == (Command("a", 7, "stop vm:100 10\n"), Command("b", 7, "arm-ha\n"))
