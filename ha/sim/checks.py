@@ -3,7 +3,8 @@
 The rules of safety, as the docs name them: S1, no guest runs on two nodes; S2, none starts without a live lease; S3, no
 lease is taken over before T; S7, none starts but where its order is; S9, no move begins from or to a node that is being
 fenced; S11, no decision breaks a strict rule; S13, what shall not run does not start; S16, no fence while HA is
-disarmed. They look at the truth of the simulation, never at what a node believes.
+disarmed; S20 (`orders`), nobody starts before those that it shall come after. They look at the truth of the simulation,
+never at what a node believes.
 """
 
 from collections import Counter
@@ -19,6 +20,7 @@ from ha.view import COMMANDS_DIR, parse_config_path
 from kvorum.ids import Sid
 
 from .host import Host
+from .orders import OrderChecks, is_held
 from .store import Answer, Command, Done, Fence, File, Store, Write
 from .timeline import Timeline
 
@@ -43,6 +45,7 @@ class Checks:
     # Since when a resource shall not run, or is none.
     unwanted_since: dict[str, float] = field(default_factory=dict)
     status: ManagerStatus = field(default_factory=ManagerStatus)
+    orders: OrderChecks = field(default_factory=OrderChecks)
 
     def tell(self, line: str) -> None:
         self.story.append(f"{self.timeline.now:8.3f}  {line}")
@@ -84,7 +87,7 @@ class Checks:
 
     def guest_touched(self, host: Host, sid: str) -> None:
         """A stop or a move by HA."""
-        resource = self._resources().get(Sid(sid))
+        resource = self.resources().get(Sid(sid))
         since = self.unwanted_since.get(sid)
         is_ignored = resource is not None and resource.request is Request.ignored
         if is_ignored and since is not None and self.timeline.now - since > FORGIVEN_S and sid not in self.services():
@@ -93,6 +96,7 @@ class Checks:
     def committed(self, command: Command, answer: Answer) -> None:
         if not isinstance(answer, Done):
             return
+        self.orders.look(self)
         match command:
             case Fence():
                 self._fenced(command)
@@ -102,6 +106,7 @@ class Checks:
                 self.status = after
             case Write(path=path) if path == RESOURCES_CFG and isinstance(command.content, dict):
                 self._wanted(command.content)
+                self.orders.changed_at = self.timeline.now
 
     def _fenced(self, command: Fence) -> None:
         self.count("nodes: fenced, confirmed by an agent" if command.is_confirmed else "nodes: fenced at T")
@@ -124,6 +129,7 @@ class Checks:
     def _decided(self, before: ManagerStatus, after: ManagerStatus) -> None:
         fencing = {name for name, state in after.node_status.items() if state is NodeState.fence}
         self._count(before, after)
+        self.orders.decided(self, before, after)
         for sid, service in after.service_status.items():
             if before.service_status.get(sid) == service:
                 continue
@@ -152,7 +158,7 @@ class Checks:
             self.count(f"cluster: {after.disarm.state if after.disarm is not None else 'armed again'}")
 
     def _keeps_rules(self, sid: str, service: Service, after: ManagerStatus) -> None:
-        resource = self._resources().get(Sid(sid))
+        resource = self.resources().get(Sid(sid))
         if resource is None or not resource.wants_running:
             return
         for rule in self.rules:
@@ -163,7 +169,7 @@ class Checks:
             if isinstance(rule, ResourceAffinity) and rule.affinity is Affinity.negative:
                 for other in sorted(rule.resources - {sid}):
                     held = after.service_status.get(other)
-                    if held is None or held.state in (State.stopped, State.error) or other not in self._resources():
+                    if held is None or held.state in (State.stopped, State.error) or other not in self.resources():
                         continue
                     places = {held.target} if held.state is State.recovery else {held.node, held.target}
                     if service.target in places:
@@ -181,13 +187,13 @@ class Checks:
         assert self.store is not None
         return self.store.truth.files
 
-    def _resources(self) -> Mapping[Sid, Resource]:
+    def resources(self) -> Mapping[Sid, Resource]:
         content = _content(self._files(), RESOURCES_CFG)
         return cast("dict[Sid, Resource]", content) if isinstance(content, dict) else {}
 
     def unsettled(self, away: str = "") -> list[str]:
         """What still keeps the cluster from rest; empty when every guest is where it shall be. `away`: a dead node."""
-        resources, services = self._resources(), self.services()
+        resources, services = self.resources(), self.services()
         managed = {sid for sid, resource in resources.items() if resource.request is not Request.ignored}
         found = [
             f"{sid} is no resource any more"
@@ -228,6 +234,8 @@ class Checks:
             return "" if "has not taken a new one" in service.cause else f"without a reason: {told}"
         if self.rules.rules and Remedy.make_room in service.remedies and not running:
             # The rules leave it nowhere to go, and it says so.
+            return ""
+        if service.state is State.request_start and not running and is_held(self.services(), sid):
             return ""
         if resource.request is Request.started:
             is_well = service.state is State.started and service.running and running == [place]

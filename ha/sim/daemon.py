@@ -123,6 +123,7 @@ class Daemon:
             is_lease_wanted=is_lease_wanted,
             options=reading.options,
             shutdown=self.shutdown,
+            orders=reading.rules.orders,
         )
 
     def _serve(self) -> None:

@@ -16,7 +16,7 @@ from ha.resources import RESOURCES_CFG, Resource
 from ha.rules import RULES_CFG, Compiled, RuleCache, Rules
 from ha.settings import SETTINGS_CFG
 from ha.status import MANAGER_STATUS, LrmStatus, ManagerStatus, lrm_status_path
-from ha.view import COMMANDS_DIR, Command, Config, parse_config_path
+from ha.view import COMMANDS_DIR, Command, Config, Startup, parse_config_path
 from kvorum.ids import NodeName, Sid
 
 from .store import File, State
@@ -53,10 +53,11 @@ class Reading:
 
 @dataclass(eq=False)
 class Readings:
-    """`demands`: what guests may use at most, which is in their config files."""
+    """`demands`: what guests may use at most; `startups`: their place among others. Both are in their config files."""
 
     names: tuple[str, ...]
     demands: Mapping[Sid, Demand] = field(default_factory=dict)
+    startups: dict[Sid, Startup] = field(default_factory=dict)
     _kept: dict[int, Reading] = field(default_factory=dict)
     _rules: RuleCache = field(default_factory=RuleCache)
 
@@ -75,7 +76,8 @@ class Readings:
         for path, file in files.items():
             if found := parse_path(path):
                 sid, node = found
-                configs[sid] = Config(node, file.version, demand=self.demands.get(sid, Demand()))
+                demand, startup = self.demands.get(sid, Demand()), self.startups.get(sid, Startup())
+                configs[sid] = Config(node, file.version, demand=demand, startup=startup)
                 places.setdefault(node, set()).add(sid)
         status = cast(ManagerStatus, _content(files, MANAGER_STATUS) or ManagerStatus())
         resources = _NO_RESOURCES

@@ -4,16 +4,17 @@ What happens is a plan made from the seed (`plan`); faults and people are in `fa
 ground they stand on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from random import Random
 
 from ha import lrm
 from ha.leases import DEFAULT, Terms
 from ha.resources import RESOURCES_CFG, Resource
-from ha.rules import RULES_CFG, Affinity, NodeAffinity, ResourceAffinity, Rule, Rules
-from ha.view import config_path, parse_config_path
+from ha.rules import RULES_CFG, Affinity, NodeAffinity, ResourceAffinity, Rule, Rules, StartOrder
+from ha.view import Startup, config_path, parse_config_path
 from kvorum.ids import NodeName, Sid
 
 from . import operators
@@ -125,7 +126,8 @@ class World:
         self.sids = [
             Sid(f"{'vm' if number % 2 else 'ct'}:{100 + number}") for number in range(self.random.randint(2, 5))
         ]
-        self.rules = self._rules()
+        self.rules = Rules((*self._rules().rules, *self._orders()))
+        readings.startups.update(self._startups())
         if self.events is None:
             self.events = plan(Random(f"plan {self.seed}"))  # noqa: S311
 
@@ -159,6 +161,27 @@ class World:
         if {"apart", "together"} <= {rule.id for rule in chosen}:
             chosen = chosen[:1]
         return Rules(tuple(chosen))
+
+    def _orders(self) -> tuple[StartOrder, ...]:
+        """None, one, or a chain of two; from a source of their own, so that all else of a seed is as it was without them."""
+        random = Random(f"orders {self.seed}")  # noqa: S311
+        if random.random() < 0.5:
+            return ()
+        links = list(pairwise(random.sample(self.sids, len(self.sids))))[: random.randint(1, 2)]
+        found = []
+        for number, (first, then) in enumerate(links):
+            is_strict = random.random() < 0.5
+            deadline_s = None if is_strict else random.choice((None, 20, 60))
+            pair = frozenset({then}), frozenset({first})
+            found.append(StartOrder(f"order-{number}", *pair, random.choice((0, 0, 5)), deadline_s, is_strict))
+        return tuple(found)
+
+    def _startups(self) -> Mapping[Sid, Startup]:
+        """Of half of the seeds: what the guests' files say about their place among those that start together."""
+        random = Random(f"startups {self.seed}")  # noqa: S311
+        if random.random() < 0.5:
+            return {}
+        return {sid: Startup(random.choice((None, 1, 2)), random.choice((0, 0, 3, 30))) for sid in self.sids}
 
     def _host(self, name: str, faults: Faults) -> Host:
         return Host(

@@ -13,7 +13,7 @@ import pytest
 
 from ha import lrm
 from ha.leases import FAST, Terms
-from ha.manager import arming, commands, placing, release, states
+from ha.manager import arming, commands, ordering, placing, release, states
 from ha.placement import Placed
 from ha.sim.plan import plan, shrink
 from ha.sim.world import Mutation, Outcome, simulate
@@ -132,6 +132,18 @@ def test_the_simulation_finds_that_only_present_places_count_for_those_to_be_kep
 
     monkeypatch.setattr(placing, "placed", here_only)
     assert _first_violation(Mutation(), "S11").violation
+
+
+def test_the_simulation_finds_that_start_orders_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ordering, "held_start", lambda _case, _service: None)
+    assert _first_violation(Mutation(), "S20").violation
+
+
+def test_the_simulation_finds_that_an_order_counts_as_a_guest_that_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        ordering, "is_up", lambda _view, service: service is not None and service.state is State.started
+    )
+    assert _first_violation(Mutation(), "S20").violation
 
 
 def test_the_simulation_finds_a_disarm_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
