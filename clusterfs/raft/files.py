@@ -9,6 +9,7 @@ before the directory's `sync`.
 """
 
 import errno
+import mmap
 import os
 from pathlib import Path
 from typing import Protocol
@@ -16,11 +17,19 @@ from typing import Protocol
 Data = bytes | bytearray | memoryview
 
 _ZEROS = bytes(4096)
+# What a disk writes at once, from the smallest on.
+_SECTORS = (512, 4096)
+# Of more than this little is saved by going past the page cache.
+_DIRECT_BYTES = 64 * 2**10
 
 
 class File(Protocol):
     def write(self, data: Data, *, at: int) -> None:
         """All of it, at this offset; beyond the end the gap reads as zeros."""
+        ...
+
+    def append(self, data: Data, *, at: int) -> None:
+        """As `write`, where nothing counts that lies behind it: up to the end of its sector that may become zeros."""
         ...
 
     def read(self, size: int, *, at: int) -> bytes:
@@ -84,12 +93,40 @@ class LocalFile:
 
     def __init__(self, path: Path, flags: int) -> None:
         self._handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
+        self._direct: _Direct | None = None
+        self._is_direct = True
 
     def write(self, data: Data, *, at: int) -> None:
+        if self._direct is not None:
+            self._direct.forget()
         left = memoryview(data)
         while left:
             written = os.pwrite(self._handle, left, at)
             left, at = left[written:], at + written
+
+    def append(self, data: Data, *, at: int) -> None:
+        """By the sector where the file system lets us: through the page cache each small write costs a page, or two where it
+        crosses from one to the next, and that is what a quiet cluster writes."""
+        if len(data) > _DIRECT_BYTES or (direct := self._past_cache()) is None:
+            self.write(data, at=at)
+            return
+        try:
+            direct.append(data, at)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+            # Not on this file system.
+            self._is_direct = False
+            self.write(data, at=at)
+
+    def _past_cache(self) -> "_Direct | None":
+        if self._direct is None and self._is_direct:
+            try:
+                self._direct = _Direct(self._handle)
+            except OSError:
+                # Not on this file system, without /proc, or with too many files open.
+                self._is_direct = False
+        return self._direct if self._is_direct else None
 
     def read(self, size: int, *, at: int) -> bytes:
         parts: list[bytes] = []
@@ -102,6 +139,8 @@ class LocalFile:
         return os.fstat(self._handle).st_size
 
     def truncate(self, size: int) -> None:
+        if self._direct is not None:
+            self._direct.forget()
         os.ftruncate(self._handle, size)
 
     def allocate(self, size: int) -> None:
@@ -119,9 +158,63 @@ class LocalFile:
         os.fdatasync(self._handle)
 
     def close(self) -> None:
+        if self._direct is not None:
+            self._direct.close()
+            self._direct = None
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
+
+
+class _Direct:
+    """Another handle of the file that is open as `handle`, past the page cache: whole sectors, from memory that is aligned.
+
+    An append begins in the midst of a sector, most of the time, and what that sector held before is written again with it. It is
+    kept here: to read it each time would fetch a page of the disk.
+    """
+
+    def __init__(self, handle: int) -> None:
+        self._buffered = handle
+        self._handle = os.open(f"/proc/self/fd/{handle}", os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT)
+        self._memory = mmap.mmap(-1, _DIRECT_BYTES + 2 * _SECTORS[-1])
+        self._sector = 0
+        # Where the last append ended, and what of its last sector lies before that.
+        self._end, self._tail = -1, b""
+
+    def append(self, data: Data, at: int) -> None:
+        """Raises OSError with EINVAL when the file system has no such thing."""
+        for sector in (self._sector,) if self._sector else _SECTORS:
+            try:
+                self._append(data, at, sector)
+            except OSError as error:
+                self.forget()
+                if error.errno != errno.EINVAL or sector in (self._sector, _SECTORS[-1]):
+                    raise
+            else:
+                self._sector = sector
+                return
+
+    def _append(self, data: Data, at: int, sector: int) -> None:
+        within = at % sector
+        tail = self._tail if self._end == at else os.pread(self._buffered, within, at - within)
+        end = within + len(data)
+        whole = -(-end // sector) * sector
+        self._memory[:within] = tail.ljust(within, b"\0")
+        self._memory[within:end] = data
+        self._memory[end:whole] = bytes(whole - end)
+        done = 0
+        with memoryview(self._memory) as memory:
+            while done < whole:
+                done += os.pwrite(self._handle, memory[done:whole], at - within + done)
+        self._end, self._tail = at + len(data), self._memory[end - end % sector : end]
+
+    def forget(self) -> None:
+        """Somebody else has changed the file."""
+        self._end = -1
+
+    def close(self) -> None:
+        os.close(self._handle)
+        self._memory.close()
 
 
 class LocalFiles:

@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 SEGMENT_BYTES = 4 * 2**20
 # Of the newest entries' commands, kept in memory.
 MEMORY_BYTES = 4 * 2**20
+# For so many seconds the hint of what is committed waits for something to go along with. Longer than between two renewals of
+# leases, so that those of a quiet cluster cost one write each.
+HINT_WAITS_S = 6
 # What is written before the next fdatasync; more is rare.
 _GROUP_BYTES = 4 * 2**20
 
@@ -55,6 +58,8 @@ class Log(PysyncobjJournal):  # type: ignore[misc]
         self._term = 0
         self._voted_for: str | None = None
         self._commit_index = self._stored_commit_index = self._entries.base_index
+        # Seconds for which it has been behind; 0 when it is not.
+        self._hint_age_s = 0
 
     # What a subclass adds durability to.
 
@@ -181,11 +186,21 @@ class Log(PysyncobjJournal):  # type: ignore[misc]
         return self._voted_for
 
     def onOneSecondTimer(self) -> None:  # noqa: N802
-        """Keep a hint of the commit index, so that a restarted node can read before it has met a leader."""
+        """Keep a hint of the commit index, so that a restarted node can read before it has met a leader. It goes along with the
+        next batch, at most once a second; when none comes, it is one of its own in the end."""
+        if self._stored_commit_index == self._commit_index:
+            self._hint_age_s = 0
+            return
+        self._hint_age_s += 1
+        if self._hint_age_s >= HINT_WAITS_S:
+            self._hint()
+            self.sync()
+
+    def _hint(self) -> None:
+        self._hint_age_s = 0
         if self._stored_commit_index != self._commit_index:
             self._stored_commit_index = self._commit_index
             self._record(records.commit(self._commit_index))
-            self.sync()
 
     def _destroy(self) -> None:
         """pysyncobj's word for closing."""
@@ -306,6 +321,8 @@ class FileLog(Log):
         if self._failure is not None:
             # After a failed fsync the kernel may have dropped the pages: trying again would lie.
             raise OSError(self._failure.errno, f"the log failed before: {self._failure}")
+        if self._pending and self._hint_age_s:
+            self._hint()
         while self._pending:
             group = self._pending[: _group(self._pending)]
             self._write(group)
@@ -339,7 +356,7 @@ class FileLog(Log):
     def _write_at_end(self, data: bytes) -> None:
         file = self._open(self._segments[-1])
         try:
-            file.write(data, at=self._end)
+            file.append(data, at=self._end)
         except OSError as error:
             if not is_full(error):
                 raise
@@ -371,7 +388,7 @@ class FileLog(Log):
 
     def _name_segment(self, file: File, name: str, data: bytes) -> None:
         try:
-            file.write(data, at=0)
+            file.append(data, at=0)
         except OSError as error:
             if not is_full(error):
                 raise

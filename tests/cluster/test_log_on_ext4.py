@@ -26,8 +26,9 @@ def run(what: str, directory: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_everything_acknowledged_survives_a_power_failure(tmp_path: Path) -> None:
-    run("keeps", tmp_path)
+@pytest.mark.parametrize("how", ["keeps", "keeps-in-cache"])
+def test_everything_acknowledged_survives_a_power_failure(tmp_path: Path, how: str) -> None:
+    run(how, tmp_path)
 
 
 def test_the_power_failure_is_one(tmp_path: Path) -> None:

@@ -22,6 +22,14 @@ class FaultyFile:
             raise
         self._inner.write(data, at=at)
 
+    def append(self, data: Data, *, at: int) -> None:
+        try:
+            self._before("write", self._name)
+        except BaseException:
+            self._inner.append(memoryview(data)[: len(data) // 2], at=at)
+            raise
+        self._inner.append(data, at=at)
+
     def read(self, size: int, *, at: int) -> bytes:
         return self._inner.read(size, at=at)
 

@@ -95,6 +95,13 @@ class SimFile:
         self._put(bytes(data), at)
         self._watch("write", self._name, True)
 
+    def append(self, data: Data, *, at: int) -> None:
+        """Whole sectors, as the real one does: what was there before is written once more, and zeros behind."""
+        within = at % SECTOR
+        before = bytes(self._inode.data[at - within : at]).ljust(within, b"\0")
+        behind = min(-(at + len(data)) % SECTOR, max(0, len(self._inode.data) - at - len(data)))
+        self.write(before + bytes(data) + bytes(behind), at=at - within)
+
     def _put(self, data: bytes, at: int) -> None:
         if data:
             _write(self._inode.data, data, at)

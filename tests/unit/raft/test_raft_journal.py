@@ -14,7 +14,7 @@ from sim_disk import SimDisk, SimFiles, Watcher
 from clusterfs.raft import StorageDamaged, segments
 from clusterfs.raft.entries import Entries
 from clusterfs.raft.files import Files, LocalFiles
-from clusterfs.raft.journal import FileLog, Log
+from clusterfs.raft.journal import HINT_WAITS_S, FileLog, Log
 from clusterfs.raft.messages import Entry
 from kvorum.errors import DiskFull
 
@@ -475,6 +475,52 @@ def test_a_full_disk_loses_nothing_and_passes(tmp_path: Path, operation: str, co
     again = opened(tmp_path)
     assert (again.last_index, again.getCurrentTerm(), again.getVotedForNodeId()) == (acknowledged + 1, 4, "n3")
     assert not (tmp_path / segments.SPARE).exists()
+
+
+def committed_after_a_crash(log: FileLog, where: Path) -> int:
+    log.abandon()
+    return opened(where, segment_bytes=2**16).getRaftCommitIndex()
+
+
+def test_what_is_committed_goes_to_the_disk_with_the_next_entries(tmp_path: Path) -> None:
+    files = FaultyFiles(tmp_path)
+    log = filled(files)
+    log.setRaftCommitIndex(5)
+    files.done.clear()
+    for _ in range(HINT_WAITS_S - 1):
+        log.onOneSecondTimer()
+    assert files.done == []
+    log.add(b"\x00entry 6", 6, 3)
+    log.sync()
+    assert [operation for operation, _ in files.done] == ["write", "datasync"]
+    for _ in range(2 * HINT_WAITS_S):
+        log.onOneSecondTimer()
+    assert len(files.done) == 2
+    assert committed_after_a_crash(log, tmp_path) == 5
+
+
+def test_what_is_committed_goes_to_the_disk_by_itself_when_nothing_follows(tmp_path: Path) -> None:
+    files = FaultyFiles(tmp_path)
+    log = filled(files)
+    log.setRaftCommitIndex(5)
+    files.done.clear()
+    for _ in range(3 * HINT_WAITS_S):
+        log.onOneSecondTimer()
+    assert [operation for operation, _ in files.done] == ["write", "datasync"]
+    assert committed_after_a_crash(log, tmp_path) == 5
+
+
+def test_a_busy_log_tells_what_is_committed_once_a_second(tmp_path: Path) -> None:
+    log = filled(tmp_path)
+    for index in range(6, 9):
+        log.setRaftCommitIndex(index - 1)
+        log.add(b"\x00entry %d" % index, index, 3)
+        log.sync()
+    assert log._stored_commit_index == 0
+    log.onOneSecondTimer()
+    log.add(b"\x00entry 9", 9, 3)
+    log.sync()
+    assert committed_after_a_crash(log, tmp_path) == 7
 
 
 def test_a_vote_is_on_disk_before_it_is_answered_and_given_once_a_term(tmp_path: Path) -> None:

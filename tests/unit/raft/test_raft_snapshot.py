@@ -11,7 +11,7 @@ from clusterfs.raft import StorageDamaged
 from clusterfs.raft.catchup import Receiving, Sending
 from clusterfs.raft.core import reconcile
 from clusterfs.raft.files import LocalFiles
-from clusterfs.raft.journal import FileLog
+from clusterfs.raft.journal import HINT_WAITS_S, FileLog
 from clusterfs.raft.membership import Configuration
 from clusterfs.raft.messages import SnapshotChunk
 from clusterfs.raft.snapshot import Point, SnapshotStore
@@ -56,7 +56,8 @@ def life(disk: SimDisk, watch: Watcher, incoming: bytes, tell: Callable[[int], N
         log.sync()
         tell(index)
     log.setRaftCommitIndex(18)
-    log.onOneSecondTimer()
+    for _ in range(HINT_WAITS_S):
+        log.onOneSecondTimer()
     for at in (8, 15):
         snapshots.write(Point(at, 1, MEMBERS), chunks(at))
         snapshots.adopt_written()
