@@ -52,6 +52,11 @@ class LeaseView:
     # Seconds since this replica applied the last renewal.
     age_s: float
 
+    @property
+    def is_trusted(self) -> bool:
+        """By its holder, as far as can be told here."""
+        return not self.lease.fenced and not self.lease.resting and self.age_s * 1000 < self.lease.pause_ms
+
 
 class Compacted(Exception):
     """Events up to the wanted index are no longer kept; those after `oldest_index` are."""

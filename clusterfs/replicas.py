@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
+from clusterfs.commands import is_renewal
 from clusterfs.consensus import ReplicaStatus
 from clusterfs.machine import StoreMachine
 from clusterfs.raft import Address, Replica, StorageDamaged, TlsFiles, segments
@@ -99,6 +100,7 @@ def make_replica(
             tls=TlsFiles(ca=pki.ca, certificate=pki.certificate, key=pki.key),
             bind=Address(identity.address, RAFT_PORT),
             stamp=machine.stamp,
+            may_wait=is_renewal,
             joining=joining,
             epoch=epoch,
         )

@@ -15,6 +15,7 @@ from pysyncobj.node import Node
 
 from kvorum.errors import DiskFull
 
+from . import company
 from .core import CANDIDATE, FOLLOWER, LEADER, MEMBERSHIP, NO_OP, REGULAR, Callback, Surroundings
 from .exchange import node_named
 from .membership import Configuration, Members
@@ -62,6 +63,8 @@ class Command(msgspec.Struct, frozen=True):
     command: bytes
     callback: Callback | None = None
     origin: tuple[Node, int] | None = None
+    # For others that may, at the leader (`company`).
+    may_wait: bool = False
 
 
 class Consensus(Reads):
@@ -71,6 +74,9 @@ class Consensus(Reads):
         self._forwarded_bytes: dict[str, int] = {}
         self._calls: deque[Callable[[], None]] = deque()
         self._stamp = around.stamp
+        self._may_wait = around.may_wait
+        # Since when all that waits for its place in the log may wait; None while it is not so.
+        self._company_since: float | None = None
         self._writing: Point | None = None
         self._written: deque[Exception | None] = deque()
         self._no_snapshot_before = float("-inf")
@@ -143,19 +149,21 @@ class Consensus(Reads):
             self._is_news, self._is_answered = False, False
             poll(max(0.0, until - self._now()))
             is_quiet = self._is_answered and not self._is_news and not self._is_due and self._isLeader()
-            is_asked = self._commands or self._calls or self._reads or self._confirming
+            is_asked = self._are_commands_due() or self._calls or self._reads or self._confirming
             if not is_quiet or is_asked or self.connected != self._told_links or self._now() >= until:
                 return
 
     def _until_due(self, now: float) -> float:
         """How long the raft thread may wait when nothing comes in: an idle node should not wake up to find that out."""
-        if self._commands or self._calls or self._reads:
+        if self._are_commands_due() or self._calls or self._reads:
             return 0.0
         is_busy = self._writing is not None or self._sendings or self._probes or self._wanted or self._questions
         if is_busy or self.full is not None:
             return self.options.tick_s
         is_leader = self._isLeader()
         due = self._SyncObj__newAppendEntriesTime if is_leader else self._SyncObj__raftElectionDeadline
+        if self._company_since is not None:
+            due = min(due, self._company_since + company.WINDOW_S)
         return max(self.options.tick_s / 4, due - now)
 
     def _notice_quorum(self, now: float) -> None:
@@ -265,6 +273,18 @@ class Consensus(Reads):
 
     # Commands.
 
+    def _are_commands_due(self) -> bool:
+        """Whether any may go where they are to go; what waits for company stays a little longer."""
+        if not self._commands:
+            self._company_since = None
+            return False
+        if not self._isLeader() or not self._commands[0].may_wait:
+            self._company_since = None
+            return True
+        now = self._now()
+        since = self._company_since = now if self._company_since is None else self._company_since
+        return company.left_s([command.may_wait for command in self._commands.copy()], since, now) == 0.0
+
     def _checkCommandsToApply(self) -> None:  # noqa: N802
         """Everything that waits goes into the log together: one message to each follower, one sync, run side by side."""
         if self.full is not None:
@@ -273,7 +293,8 @@ class Consensus(Reads):
             return
         self._take_reads(self._now())
         if self._isLeader():
-            self._take_into_log()
+            if self._are_commands_due():
+                self._take_into_log()
             self._advance_changes(self._now())
             if (
                 self._is_due
@@ -305,6 +326,7 @@ class Consensus(Reads):
     def _take_into_log(self) -> None:
         answers: dict[Node, Forwarded] = {}
         taken_bytes = taken = 0
+        self._company_since = None
         while self._commands and taken < self.options.batch_entries and taken_bytes < self.options.batch_bytes:
             command = self._next_command()
             stamped = self._stamped(command.command)
@@ -379,7 +401,8 @@ class Consensus(Reads):
                 answer.busy.append(request)
             else:
                 held += cost
-                self._commands.append(Command(command, origin=(node, request)))
+                may_wait = self._may_wait(command[1:])
+                self._commands.append(Command(command, origin=(node, request), may_wait=may_wait))
         if held:
             self._forwarded_bytes[node.id] = held
         if answer.refused or answer.busy:

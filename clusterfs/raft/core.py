@@ -48,6 +48,8 @@ class Surroundings:
     clock: Callable[[], float]
     # Runs something long beside the raft thread.
     spawn: Callable[[Callable[[], None]], None]
+    # Whether an entry may wait a moment for others that may (`company`).
+    may_wait: Callable[[bytes], bool] = lambda _entry: False
     # The lowest epoch to have to do with: of a node that starts with an empty log in a cluster that was recovered.
     epoch: int = 0
 

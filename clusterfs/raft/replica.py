@@ -91,6 +91,7 @@ class Replica:
         tls: TlsFiles,
         bind: Address,
         stamp: Callable[[bytes], bytes],
+        may_wait: Callable[[bytes], bool] = lambda _entry: False,
         joining: bool = False,
         epoch: int = 0,
         options: Options = DEFAULTS,
@@ -100,6 +101,7 @@ class Replica:
         same on every node that starts so; otherwise the log knows better and they only help to find the others.
         `joining`: begin with an empty log and learn everything from a leader; without meaning once there is a log.
         `epoch`: of the cluster that is joined; replicas of a lower one are not listened to, even before there is a log.
+        `may_wait`: entries that the leader may keep for a moment until others of them come; called in any thread.
         `stamp` is called where an entry is appended, `on_change` in the raft thread on each change of role, leader,
         members, connections or quorum; neither may block."""
         self._uid = uid
@@ -109,6 +111,7 @@ class Replica:
         self._tls = tls
         self._bind = bind
         self._stamp = stamp
+        self._may_wait = may_wait
         self._is_joining = joining
         self._epoch = epoch
         self._superseded_by = 0
@@ -202,6 +205,7 @@ class Replica:
             stamp=self._stamp,
             clock=monotonic,
             spawn=spawn_thread,
+            may_wait=self._may_wait,
             epoch=self._epoch,
         )
         self._consensus = Consensus(around, self._members)
@@ -311,10 +315,11 @@ class Replica:
         long. An entry may be proposed more than once inside, so it must carry what makes copies recognisable.
         """
         self._require_short(entry)
+        may_wait = self._may_wait(entry)
 
         def submit(consensus: Consensus) -> Outcome:
             outcome = Outcome()
-            consensus.submit(Command(REGULAR + entry, outcome.set))
+            consensus.submit(Command(REGULAR + entry, outcome.set, may_wait=may_wait))
             return outcome
 
         result = self._settle(submit, deadline_s)
@@ -339,7 +344,7 @@ class Replica:
             else:
                 on_open(reason not in _NOT_DONE)
 
-        consensus.submit(Command(REGULAR + entry, settle))
+        consensus.submit(Command(REGULAR + entry, settle, may_wait=self._may_wait(entry)))
 
     def _require_short(self, entry: bytes) -> None:
         if len(entry) > self._options.max_entry_bytes:

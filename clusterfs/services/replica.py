@@ -2,10 +2,15 @@
 
 # ruff: noqa: N802 - methods are named as in the proto
 
+import math
+from collections.abc import Iterable
+
 import grpc
 
+from clusterfs import meeting
 from clusterfs.commands import LeaseAcquire, LeaseFence, LeaseRenew, LeaseRest
 from clusterfs.daemon import Daemon
+from clusterfs.machine import LeaseView
 from clusterfs.membership import Member
 from clusterfs.recovering import Plan
 from clusterfs.services.calls import answering, author, deadline
@@ -142,7 +147,8 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
     def RenewLease(
         self, request: replica_pb2.RenewLeaseRequest, context: grpc.ServicerContext
     ) -> replica_pb2.RenewLeaseResponse:
-        done = self._daemon.running.proposer.execute(
+        running = self._daemon.running
+        done = running.proposer.execute(
             LeaseRenew(
                 request.uid,
                 request.incarnation,
@@ -153,7 +159,8 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
             author(context),
             deadline_s=deadline(context),
         )
-        return replica_pb2.RenewLeaseResponse(renewal=done.number)
+        next_in_ms = _next_in_ms(request, running.machine.leases())
+        return replica_pb2.RenewLeaseResponse(renewal=done.number, next_in_ms=next_in_ms)
 
     @answering
     def RestLease(
@@ -199,6 +206,16 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
         return replica_pb2.ListLeasesResponse(
             leases=leases, leader=is_leader, term=status.term, quorate=status.is_quorate
         )
+
+
+def _next_in_ms(request: replica_pb2.RenewLeaseRequest, held: Iterable[LeaseView]) -> int:
+    """0: no wish."""
+    if not 0 < request.interval_ms <= meeting.MAX_INTERVAL_S * 1000:
+        return 0
+    ages_s = {one.uid: one.age_s for one in held if one.is_trusted}
+    if request.uid not in ages_s:
+        return 0
+    return math.ceil(meeting.next_in_s(request.uid, ages_s, request.interval_ms / 1000) * 1000)
 
 
 def _plan(plan: Plan) -> replica_pb2.PlanRecoveryResponse:

@@ -108,30 +108,37 @@ class Courier:
         from kvorum.rpc import from_rpc_error
 
         try:
-            return wire.Answer(ask.number, wire.DONE, self._call(ask))
+            value, next_in_ms = self._call(ask)
+            return wire.Answer(ask.number, wire.DONE, value, next_in_ms=next_in_ms)
         except grpc.RpcError as error:
             reason = from_rpc_error(error)
             if reason.reason == "FENCED" and ask.kind != wire.ACQUIRE:
                 return wire.Answer(ask.number, wire.REFUSED)
             return wire.Answer(ask.number, wire.FAILED, cause=f"{reason.reason.lower()}: {reason.message}"[:500])
 
-    def _call(self, ask: wire.Ask) -> int:
+    def _call(self, ask: wire.Ask) -> tuple[int, int]:
+        """What the answer counts, and the store's wish for the next one."""
         from kvorum.v1 import replica_pb2 as pb
 
         terms = pb.LeaseTerms(pause_after_ms=ask.pause_ms, takeover_after_ms=ask.takeover_ms)
         match ask.kind:
             case wire.ACQUIRE:
                 acquire = pb.AcquireLeaseRequest(uid=self._uid, terms=terms)
-                return int(self._stub.AcquireLease(acquire, timeout=ask.deadline_s).incarnation)
+                return int(self._stub.AcquireLease(acquire, timeout=ask.deadline_s).incarnation), 0
             case wire.RENEW:
                 renew = pb.RenewLeaseRequest(
-                    uid=self._uid, incarnation=ask.incarnation, terms=terms, sent_ms=ask.sent_ms
+                    uid=self._uid,
+                    incarnation=ask.incarnation,
+                    terms=terms,
+                    sent_ms=ask.sent_ms,
+                    interval_ms=ask.interval_ms,
                 )
-                return int(self._stub.RenewLease(renew, timeout=ask.deadline_s).renewal)
+                response = self._stub.RenewLease(renew, timeout=ask.deadline_s)
+                return int(response.renewal), int(response.next_in_ms)
             case _:
                 rest = pb.RestLeaseRequest(uid=self._uid, incarnation=ask.incarnation)
                 self._stub.RestLease(rest, timeout=ask.deadline_s)
-                return 0
+                return 0, 0
 
     def _watch_identity(self) -> None:
         """It lies on a disk, which may hang. One that cannot be read is no reason to give up guests: only none, or another."""

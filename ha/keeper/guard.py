@@ -27,6 +27,8 @@ log = logging.getLogger("kvorum-keeper")
 
 TICK_LIVE_S = 0.1
 TICK_ENDING_S = 0.03
+# What a timer is late by anyway.
+TICK_LEAST_S = 0.001
 # This long before the reset its reasons go to the disk, so that the reset itself need not wait for it.
 LAST_WORDS_S = 1.0
 # What counts as late, and how long it is remembered.
@@ -108,7 +110,7 @@ class Guard:
         self._load_guests()
         while not self.is_stopping:
             self._tick()
-            event = self._wait(TICK_LIVE_S if self._state.phase == LIVE else TICK_ENDING_S)
+            event = self._wait(self._pause_s())
             if isinstance(event, core.Left):
                 return
             if isinstance(event, core.Acquired):
@@ -117,6 +119,12 @@ class Guard:
             if event is not None:
                 self._step(event)
         self._let_go_if_nothing_runs()
+
+    def _pause_s(self) -> float:
+        """A tick, or until a renewal is due: those of all nodes are sent at the same moment."""
+        if self._state.phase != LIVE:
+            return TICK_ENDING_S
+        return max(TICK_LEAST_S, min(TICK_LIVE_S, core.due_in_s(self._state, boottime())))
 
     def end(self) -> None:
         """The node is no member any more: ends its HA guests, which others may start now, and only then lets go.

@@ -115,6 +115,7 @@ def question(number: int, call: Call, now: float, deadline_s: float) -> wire.Ask
         # Never earlier than T: rounded up.
         math.ceil(terms.takeover_after_s * 1000) if terms is not None else 0,
         deadline_s,
+        int(call.profile.renew_period_s * 1000) if isinstance(call, core.Renew) else 0,
     )
 
 
@@ -124,7 +125,7 @@ def event_of(asked: Asked, answer: wire.Answer) -> core.Event:
         case wire.DONE, core.Acquire():
             return core.Acquired(asked.sent_at, answer.value)
         case wire.DONE, core.Renew():
-            return core.Renewed(asked.sent_at, call.incarnation)
+            return core.Renewed(asked.sent_at, call.incarnation, answer.next_in_ms / 1000)
         case wire.DONE, core.Rest():
             return core.Rested(call.incarnation)
         case wire.REFUSED, core.Renew() | core.Rest():

@@ -20,15 +20,19 @@ class Ask(msgspec.Struct, frozen=True, array_like=True):
     pause_ms: int
     takeover_ms: int
     deadline_s: float
+    # Of renewals.
+    interval_ms: int = 0
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):
-    """`value`: the incarnation of an acquired lease, or the courier's process. `cause`: of a failure."""
+    """`value`: the incarnation of an acquired lease, or the courier's process. `cause`: of a failure. `next_in_ms`: when the
+    store would like the next renewal, counted from the sending of this one; 0: whenever."""
 
     number: int
     kind: str
     value: int = 0
     cause: str = ""
+    next_in_ms: int = 0
 
 
 _encoder = msgspec.msgpack.Encoder()

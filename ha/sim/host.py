@@ -7,6 +7,7 @@ first thing that happens after a freeze is the keeper's step, which stands for i
 was frozen for so long that nothing of it is on its way to a disk.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -103,6 +104,8 @@ class Host:
     bad_starts: set[str] = field(default_factory=set)
     # Guests that are leaving, as the agent's records have it.
     migrating: set[str] = field(default_factory=set)
+    # What the store wishes for its renewals; None: nothing.
+    wishes: Random | None = None
     on_boot: Callable[[], None] = lambda: None
     on_off: Callable[[], None] = lambda: None
 
@@ -283,13 +286,19 @@ class Host:
                 self.tick()
                 self._step(core.Acquired(sent_at, answer.number))
             case Done(), core.Renew():
-                self._step(core.Renewed(sent_at, action.incarnation))
+                self._step(core.Renewed(sent_at, action.incarnation, self._wish_s()))
             case Done(), core.Rest():
                 self._step(core.Rested(action.incarnation))
             case Refused("fenced"), core.Renew() | core.Rest():
                 self._step(core.Refused(sent_at, action.incarnation))
             case _:
                 self._step(core.Failed("no answer"))
+
+    def _wish_s(self) -> float:
+        """The store's, for the next renewal. None may do harm, so it is anything."""
+        if self.wishes is None:
+            return 0.0
+        return self.wishes.choice((0.0, -1.0, math.inf, math.nan, 1e-3, self.wishes.uniform(0.0, 10.0)))
 
     def _feed(self, is_guarding: bool) -> None:
         if not self.has_watchdog or not is_guarding:

@@ -184,7 +184,7 @@ class World:
         return {sid: Startup(random.choice((None, 1, 2)), random.choice((0, 0, 3, 30))) for sid in self.sids}
 
     def _host(self, name: str, faults: Faults) -> Host:
-        return Host(
+        host = Host(
             name,
             self.timeline,
             self.random,
@@ -194,6 +194,8 @@ class World:
             offset=self.random.uniform(0, 1e5),
             rate=1 + self.random.uniform(-DRIFT, DRIFT),
         )
+        host.wishes = Random(host.offset)  # noqa: S311
+        return host
 
     def can_talk(self, one: str, other: str) -> bool:
         first, second = self.hosts[one], self.hosts[other]

@@ -193,7 +193,7 @@ def test_the_keeper_never_trusts_a_lease_longer_than_it_may(script: list[tuple[f
         now += delay_s
         events: dict[str, core.Event] = {
             "t": core.Tick(is_running),
-            "r": core.Renewed(now - ago_s, state.incarnation),
+            "r": core.Renewed(now - ago_s, state.incarnation, ago_s - 1),
             "a": core.Acquired(now - ago_s, state.incarnation + 1),
             "f": core.Failed("no answer"),
             "g": core.Refused(now - ago_s, state.incarnation),

@@ -1,7 +1,10 @@
 """The keeper's mind, in dialogues: an event at a time, and what it does."""
 
+import math
 from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from ha.keeper.core import (
     Acquire,
@@ -23,6 +26,7 @@ from ha.keeper.core import (
     Resume,
     State,
     Tick,
+    due_in_s,
     initial,
     may_load,
     published,
@@ -94,6 +98,49 @@ def test_it_renews_each_second_and_one_call_at_a_time() -> None:
     assert keeper.at(102.5, Tick()) == (PetWatchdog(),), "the call is under way"
     assert keeper.at(102.6, Renewed(101.0, 7)) == (Renew(7, FAST),)
     assert keeper.state.anchor == 101.0, "the age counts from the sending"
+
+
+@pytest.mark.parametrize(
+    ("wish_s", "after_s"),
+    [
+        (0.8, 0.8),
+        (0.5, 0.5),
+        (0.2, 0.5),
+        (1.0, 1.0),
+        (7.0, 1.0),
+        (0.0, 1.0),
+        (-1.0, 1.0),
+        (math.inf, 1.0),
+        (math.nan, 1.0),
+    ],
+)
+def test_a_wish_brings_a_renewal_forward_by_half_the_period_at_most(wish_s: float, after_s: float) -> None:
+    keeper = _live()
+    keeper.at(101.0, Tick())
+    assert due_in_s(keeper.state, 101.1) == math.inf, "one is under way"
+    assert keeper.at(101.2, Renewed(101.0, 7, wish_s)) == ()
+    assert due_in_s(keeper.state, 101.25) == pytest.approx(after_s - 0.25)
+    assert keeper.at(100.99 + after_s, Tick()) == (PetWatchdog(),)
+    assert keeper.at(101.0 + after_s, Tick()) == (PetWatchdog(), Renew(7, FAST))
+
+
+def test_an_answer_that_comes_after_the_wish_sends_the_next_one_at_once() -> None:
+    keeper = _live()
+    keeper.at(101.0, Tick())
+    assert keeper.at(101.7, Renewed(101.0, 7, 0.6)) == (Renew(7, FAST),)
+
+
+def test_a_keeper_whose_renewal_was_not_answered_follows_no_wish() -> None:
+    keeper = _live()
+    keeper.at(101.0, Tick())
+    keeper.at(101.2, Renewed(101.0, 7, 0.5))
+    assert Renew(7, FAST) in keeper.at(101.5, Tick())
+    keeper.at(102.3, Failed("lost"))
+    assert Renew(7, FAST) in keeper.at(102.8, Tick()), "half a second after the failure, as ever"
+
+
+def test_a_keeper_without_a_lease_has_nothing_due() -> None:
+    assert due_in_s(_started().state, 10.0) == math.inf
 
 
 def test_a_stalled_lease_pauses_then_resumes_the_guests() -> None:

@@ -25,10 +25,11 @@ def test_a_renewal_carries_the_terms_and_its_answer_the_time_of_sending(pair: tu
     link.ask(core.Renew(7, NORMAL), rest_deadline_s=1.0)
     asked = wire.decode_ask(theirs.recv(4096))
     assert (asked.kind, asked.incarnation, asked.pause_ms, asked.takeover_ms) == ("renew", 7, 8000, 18018)
-    theirs.send(wire.encode(wire.Answer(asked.number, wire.DONE, 12)))
+    assert asked.interval_ms == 3000
+    theirs.send(wire.encode(wire.Answer(asked.number, wire.DONE, 12, next_in_ms=2400)))
     event = link.wait(1.0)
     assert isinstance(event, core.Renewed)
-    assert (int(event.sent_at * 1000), event.incarnation) == (asked.sent_ms, 7)
+    assert (int(event.sent_at * 1000), event.incarnation, event.next_in_s) == (asked.sent_ms, 7, 2.4)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,94 @@
+"""Holders that renew whenever they began to come into step, and stay so although their clocks and timers differ."""
+
+import random
+
+import pytest
+
+from clusterfs.meeting import next_in_s
+from clusterfs.raft.company import WINDOW_S
+from ha.keeper.core import next_after_s
+
+COMMIT_S = 0.005
+
+
+@pytest.mark.parametrize(
+    ("own", "ages_s", "wish_s"),
+    [
+        ("a", {"a": 0.0}, 3.0),
+        ("b", {"a": 1.0, "b": 0.0}, 2.0),
+        ("b", {"a": 2.0, "b": 0.0}, 1.0),
+        # Of one group, or so nearly that it is no matter.
+        ("b", {"a": 0.0, "b": 0.0}, 3.0),
+        ("b", {"a": 0.04, "b": 0.0}, 3.0),
+        ("b", {"a": 0.0, "b": 0.04}, 3.0),
+        # A little ahead of the first, which comes to it.
+        ("b", {"a": 2.8, "b": 0.0}, 3.0),
+        ("a", {"a": 0.0, "b": 0.2}, 2.8),
+        ("a", {"a": 0.0, "b": 0.2, "c": 0.6}, 2.4),
+        # Too far ahead: it will come to the first.
+        ("a", {"a": 0.0, "b": 1.0}, 3.0),
+        # One that has missed a round.
+        ("b", {"a": 4.0, "b": 0.0}, 2.0),
+    ],
+)
+def test_everybody_comes_to_the_first_by_name(own: str, ages_s: dict[str, float], wish_s: float) -> None:
+    assert next_in_s(own, ages_s, 3.0) == pytest.approx(wish_s)
+
+
+class Cluster:
+    """Holders whose renewals take a moment to a leader that waits for company, and apply everywhere at once."""
+
+    def __init__(self, seed: int, holders: int, interval_s: float, drift: float) -> None:
+        self.luck = random.Random(seed)
+        self.interval_s = interval_s
+        names = [f"n{number}" for number in range(holders)]
+        self.due = {name: self.luck.uniform(0, interval_s) for name in names}
+        self.rate = {name: 1 + self.luck.uniform(-drift, drift) for name in names}
+        self.applied = dict.fromkeys(names, -100.0)
+        self.groups = 0
+
+    def one_group(self) -> float:
+        """When it is applied."""
+        arriving = {name: at + self.luck.uniform(0.002, 0.012) for name, at in self.due.items()}
+        first = min(arriving.values())
+        closes = first + WINDOW_S
+        members = [name for name, at in arriving.items() if at <= closes]
+        now = closes + COMMIT_S
+        self.groups += 1
+        for name in members:
+            self.applied[name] = now
+        for name in members:
+            ages_s = {other: now - at for other, at in self.applied.items() if now - at < 2.6 * self.interval_s}
+            wish_s = next_in_s(name, ages_s, self.interval_s)
+            after_s = next_after_s(wish_s, self.interval_s)
+            assert self.interval_s / 2 <= after_s <= self.interval_s
+            self.due[name] += after_s * self.rate[name] + self.luck.uniform(0, 0.002)
+        return now
+
+    def groups_within(self, rounds: int) -> int:
+        self.groups = 0
+        end = max(self.due.values()) + rounds * self.interval_s
+        while self.one_group() < end:
+            pass
+        return self.groups
+
+
+@pytest.mark.parametrize("interval_s", [1.0, 3.0, 5.0])
+@pytest.mark.parametrize("holders", [2, 3, 5, 16])
+def test_wherever_they_begin_they_meet_and_stay_together(holders: int, interval_s: float) -> None:
+    for seed in range(40):
+        cluster = Cluster(seed, holders, interval_s, drift=1e-4)
+        for _ in range(6 * holders):
+            cluster.one_group()
+        # Now and then one has drifted too far away, and is back a round later.
+        assert cluster.groups_within(200) <= 202 + holders, f"seed {seed}"
+
+
+def test_one_that_was_late_is_back_in_step_in_two_rounds() -> None:
+    cluster = Cluster(1, 3, 3.0, drift=0.0)
+    for _ in range(30):
+        cluster.one_group()
+    for late_s in (0.3, 1.0, 1.5, 2.9):
+        cluster.due["n1"] += late_s
+        cluster.groups_within(3)
+        assert cluster.groups_within(10) <= 11, late_s
