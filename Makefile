@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROTOS := $(wildcard proto/kvorum/v1/*.proto)
 STAMP := $(VENV)/.stamps
 
-.PHONY: scenarios help demo test test-store test-ha check dev proto bench bench-store sim sim-ha fault clean system
+.PHONY: scenarios help demo test test-store test-ha check dev proto bench bench-ha bench-store sim sim-ha fault clean system
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -53,6 +53,9 @@ test-ha: $(STAMP)/dev ## every test of HA, to the models, simulations, scenarios
 
 bench: $(STAMP)/dev ## measure against peers
 	$(BIN)/python -m bench
+
+bench-ha: $(STAMP)/dev ## what a quiet HA writes to the disks, on three nodes: make bench-ha ARGS="--profile fast --seconds 60"
+	$(BIN)/python -m bench.ha_idle $(ARGS)
 
 bench-store: $(STAMP)/dev ## the store against its bars and etcd, about 15 minutes: make bench-store ARGS="--only commit,failover"
 	tools/system-setup bench
