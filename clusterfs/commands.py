@@ -288,13 +288,15 @@ class _Envelope1(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
     time_ms: int = 0
 
 
-# What is in every entry that renews a lease, and no such entry is longer.
-_RENEWAL, _RENEWAL_BYTES = b"lease_renew", 1024
 _encoder = msgspec.msgpack.Encoder()
 _Body = Envelope | _Envelope2 | _Envelope1
 _decoders: dict[int, msgspec.msgpack.Decoder[_Body]] = {
     version: msgspec.msgpack.Decoder(body) for version, body in ((1, _Envelope1), (2, _Envelope2), (3, Envelope))
 }
+
+
+_RENEWAL = b"lease_renew"
+_RENEWAL_AT = 1 + _encoder.encode(Envelope(LeaseRenew("", 0))).index(_RENEWAL)
 
 
 def version_of(op: Op) -> int:
@@ -331,8 +333,9 @@ def decode(entry: bytes) -> Envelope:
 
 
 def is_renewal(entry: bytes) -> bool:
-    """Of a lease. Cheap for everything else, for it is asked about every entry."""
-    if len(entry) > _RENEWAL_BYTES or _RENEWAL not in entry:
+    """Of a lease. Asked about every entry, so it looks at one place first: a command stands first in the body, its name first
+    in the command."""
+    if not entry.startswith(_RENEWAL, _RENEWAL_AT):
         return False
     try:
         return isinstance(decode(entry).op, LeaseRenew)

@@ -4,9 +4,14 @@ import random
 
 import pytest
 
+from clusterfs.commands import Envelope, LeaseAcquire, LeaseRenew, Op, Write, encode, is_renewal, stamped
+from clusterfs.machine import LeaseView
 from clusterfs.meeting import next_in_s
+from clusterfs.membership import Lease
 from clusterfs.raft.company import WINDOW_S
+from clusterfs.services.replica import _next_in_ms
 from ha.keeper.core import next_after_s
+from kvorum.v1.replica_pb2 import RenewLeaseRequest
 
 COMMIT_S = 0.005
 
@@ -33,6 +38,49 @@ COMMIT_S = 0.005
 )
 def test_everybody_comes_to_the_first_by_name(own: str, ages_s: dict[str, float], wish_s: float) -> None:
     assert next_in_s(own, ages_s, 3.0) == pytest.approx(wish_s)
+
+
+@pytest.mark.parametrize(
+    ("uid", "interval_ms", "held", "wish_ms"),
+    [
+        ("b", 3000, [LeaseView("a", Lease(1, pause_ms=8000), 1.0), LeaseView("b", Lease(1, pause_ms=8000), 0.0)], 2000),
+        # Whoever does not say its interval, or nonsense, takes no wish.
+        ("b", 0, [LeaseView("a", Lease(1), 1.0), LeaseView("b", Lease(1), 0.0)], 0),
+        ("b", 3_600_000, [LeaseView("a", Lease(1), 1.0), LeaseView("b", Lease(1), 0.0)], 0),
+        # Whom nobody renews any more is not waited for.
+        ("b", 3000, [LeaseView("a", Lease(1, fenced=True), 1.0), LeaseView("b", Lease(1), 0.0)], 3000),
+        ("b", 3000, [LeaseView("a", Lease(1, resting=True), 1.0), LeaseView("b", Lease(1), 0.0)], 3000),
+        ("b", 3000, [LeaseView("a", Lease(1, pause_ms=8000), 8.5), LeaseView("b", Lease(1), 0.0)], 3000),
+        # Its own was fenced on the way.
+        ("b", 3000, [LeaseView("a", Lease(1), 1.0), LeaseView("b", Lease(1, fenced=True), 0.0)], 0),
+        ("b", 3000, [], 0),
+    ],
+)
+def test_a_wish_is_told_from_the_leases_that_live(
+    uid: str, interval_ms: int, held: list[LeaseView], wish_ms: int
+) -> None:
+    assert _next_in_ms(RenewLeaseRequest(uid=uid, interval_ms=interval_ms), held) == wish_ms
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("op", "is_one"),
+    [
+        (LeaseRenew("6b1f3cf0-4a1e-4a37-9d0e-5a9b0a4f7c11", 7, 123_456_789, 8000, 18018), True),
+        (LeaseRenew("u", 1), True),
+        (LeaseAcquire("u"), False),
+        (Write("lease_renew", b"lease_renew"), False),
+    ],
+)
+def test_renewals_are_known_by_their_entries(version: int, op: Op, is_one: bool) -> None:
+    bare = encode(Envelope(op, version=version))
+    full = encode(Envelope(op, author="root@pam", node="n", reason="lease_renew", seq=2**40, version=version))
+    assert [is_renewal(entry) for entry in (bare, full, stamped(full, time_ms=2**41))] == [is_one] * 3
+
+
+@pytest.mark.parametrize("entry", [b"", b"\x02", b"\x09" + b"x" * 40, encode(Envelope(LeaseRenew("u", 1)))[:-3]])
+def test_what_is_no_command_is_no_renewal(entry: bytes) -> None:
+    assert not is_renewal(entry)
 
 
 class Cluster:
