@@ -5,7 +5,7 @@ get into step, without a word to the others. All follow the holder that comes fi
 nobody may renew later than its interval, and so that one follows whoever is a little ahead of it. What remains of a few
 milliseconds is `raft.company`'s.
 
-It is a wish. A holder that does not follow it costs a write to the disk, nothing else.
+It is a hint. A holder that does not follow it costs a write to the disk, nothing else.
 """
 
 from collections.abc import Mapping

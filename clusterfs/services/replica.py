@@ -209,7 +209,7 @@ class ReplicaService(replica_pb2_grpc.ReplicaServiceServicer):
 
 
 def _next_in_ms(request: replica_pb2.RenewLeaseRequest, held: Iterable[LeaseView]) -> int:
-    """0: no wish."""
+    """0: no hint."""
     if not 0 < request.interval_ms <= meeting.MAX_INTERVAL_S * 1000:
         return 0
     ages_s = {one.uid: one.age_s for one in held if one.is_trusted}

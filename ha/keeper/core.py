@@ -17,7 +17,7 @@ for a lease before it names guests: those that run already come on it under the 
 Each call carries the terms of a profile, by which the others go. The profile changes with an answered renewal only: a longer one
 is lived by once a call with it was answered, a shorter one from the moment such a call is *sent*, answered or not.
 
-An answer may carry a wish for when the next renewal comes: all holders' at once, so that one write to the disks carries them.
+An answer may carry a hint for when the next renewal comes: all holders' at once, so that one write to the disks carries them.
 It can only bring that forward; whatever it is, no age is ever larger for it.
 """
 
@@ -71,7 +71,7 @@ class Tick:
 class Renewed:
     sent_at: float
     incarnation: int
-    # So long after it the store would like the next one (`next_after_s`); 0: no wish.
+    # So long after it the store would like the next one (`next_after_s`); 0: no hint.
     next_in_s: float = 0.0
 
 
@@ -237,8 +237,8 @@ def _take(state: State, event: Event, now: float) -> tuple[State, tuple[Action, 
             if state.wanted != state.spoken:
                 state = replace(state, spoken=state.wanted, next_call_at=now)
             elif state.phase == LIVE:
-                wished = event.sent_at + next_after_s(event.next_in_s, state.spoken.renew_period_s)
-                state = replace(state, next_call_at=min(state.next_call_at, wished))
+                hinted = event.sent_at + next_after_s(event.next_in_s, state.spoken.renew_period_s)
+                state = replace(state, next_call_at=min(state.next_call_at, hinted))
             if state.phase == PAUSED and now - state.anchor < state.profile.pause_after_s:
                 return replace(state, phase=LIVE, cause="the lease is renewed again"), (Resume(),)
             return state, ()
@@ -276,10 +276,10 @@ def _take(state: State, event: Event, now: float) -> tuple[State, tuple[Action, 
             return state, ()
 
 
-def next_after_s(wish_s: float, period_s: float) -> float:
-    """From one renewal to the next. A wish brings it forward, by half the period at most, and never puts it off: all that is
+def next_after_s(hint_s: float, period_s: float) -> float:
+    """From one renewal to the next. A hint brings it forward, by half the period at most, and never puts it off: all that is
     derived from the period holds whatever the store says."""
-    return min(max(wish_s, period_s / 2), period_s) if wish_s > 0 else period_s
+    return min(max(hint_s, period_s / 2), period_s) if hint_s > 0 else period_s
 
 
 def due_in_s(state: State, now: float) -> float:

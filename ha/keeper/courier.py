@@ -117,7 +117,7 @@ class Courier:
             return wire.Answer(ask.number, wire.FAILED, cause=f"{reason.reason.lower()}: {reason.message}"[:500])
 
     def _call(self, ask: wire.Ask) -> tuple[int, int]:
-        """What the answer counts, and the store's wish for the next one."""
+        """What the answer counts, and the store's hint for the next one."""
         from kvorum.v1 import replica_pb2 as pb
 
         terms = pb.LeaseTerms(pause_after_ms=ask.pause_ms, takeover_after_ms=ask.takeover_ms)

@@ -104,8 +104,8 @@ class Host:
     bad_starts: set[str] = field(default_factory=set)
     # Guests that are leaving, as the agent's records have it.
     migrating: set[str] = field(default_factory=set)
-    # What the store wishes for its renewals; None: nothing.
-    wishes: Random | None = None
+    # What the store hints at for its renewals; None: nothing.
+    hints: Random | None = None
     on_boot: Callable[[], None] = lambda: None
     on_off: Callable[[], None] = lambda: None
 
@@ -286,7 +286,7 @@ class Host:
                 self.tick()
                 self._step(core.Acquired(sent_at, answer.number))
             case Done(), core.Renew():
-                self._step(core.Renewed(sent_at, action.incarnation, self._wish_s()))
+                self._step(core.Renewed(sent_at, action.incarnation, self._hint_s()))
             case Done(), core.Rest():
                 self._step(core.Rested(action.incarnation))
             case Refused("fenced"), core.Renew() | core.Rest():
@@ -294,11 +294,11 @@ class Host:
             case _:
                 self._step(core.Failed("no answer"))
 
-    def _wish_s(self) -> float:
+    def _hint_s(self) -> float:
         """The store's, for the next renewal. None may do harm, so it is anything."""
-        if self.wishes is None:
+        if self.hints is None:
             return 0.0
-        return self.wishes.choice((0.0, -1.0, math.inf, math.nan, 1e-3, self.wishes.uniform(0.0, 10.0)))
+        return self.hints.choice((0.0, -1.0, math.inf, math.nan, 1e-3, self.hints.uniform(0.0, 10.0)))
 
     def _feed(self, is_guarding: bool) -> None:
         if not self.has_watchdog or not is_guarding:

@@ -194,7 +194,7 @@ class World:
             offset=self.random.uniform(0, 1e5),
             rate=1 + self.random.uniform(-DRIFT, DRIFT),
         )
-        host.wishes = Random(host.offset)  # noqa: S311
+        host.hints = Random(host.offset)  # noqa: S311
         return host
 
     def can_talk(self, one: str, other: str) -> bool:

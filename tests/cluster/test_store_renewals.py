@@ -21,7 +21,7 @@ TERMS = pb.LeaseTerms(pause_after_ms=3500, takeover_after_ms=9509)
 
 
 class Holder:
-    """Renews as a keeper does; `follows` the wishes of the answers, or not."""
+    """Renews as a keeper does; `follows` the hints of the answers, or not."""
 
     def __init__(self, node: Node) -> None:
         self.uid = node.identity.uid
@@ -81,7 +81,7 @@ async def seen(node: Node, entries: int) -> tuple[int, int]:
 async def test_renewals_that_began_apart_meet_in_one_group_of_the_log(nodes: list[Node], holders: list[Holder]) -> None:
     async with asyncio.timeout(90):
         apart, renewals = await seen(nodes[0], 12)
-        assert apart >= 0.8 * renewals, "without wishes each is a group of its own"
+        assert apart >= 0.8 * renewals, "without hints each is a group of its own"
         for one in holders:
             one.follows = True
         await seen(nodes[0], 12)

@@ -17,7 +17,7 @@ COMMIT_S = 0.005
 
 
 @pytest.mark.parametrize(
-    ("own", "ages_s", "wish_s"),
+    ("own", "ages_s", "hint_s"),
     [
         ("a", {"a": 0.0}, 3.0),
         ("b", {"a": 1.0, "b": 0.0}, 2.0),
@@ -36,15 +36,15 @@ COMMIT_S = 0.005
         ("b", {"a": 4.0, "b": 0.0}, 2.0),
     ],
 )
-def test_everybody_comes_to_the_first_by_name(own: str, ages_s: dict[str, float], wish_s: float) -> None:
-    assert next_in_s(own, ages_s, 3.0) == pytest.approx(wish_s)
+def test_everybody_comes_to_the_first_by_name(own: str, ages_s: dict[str, float], hint_s: float) -> None:
+    assert next_in_s(own, ages_s, 3.0) == pytest.approx(hint_s)
 
 
 @pytest.mark.parametrize(
-    ("uid", "interval_ms", "held", "wish_ms"),
+    ("uid", "interval_ms", "held", "hint_ms"),
     [
         ("b", 3000, [LeaseView("a", Lease(1, pause_ms=8000), 1.0), LeaseView("b", Lease(1, pause_ms=8000), 0.0)], 2000),
-        # Whoever does not say its interval, or nonsense, takes no wish.
+        # Whoever does not say its interval, or nonsense, takes no hint.
         ("b", 0, [LeaseView("a", Lease(1), 1.0), LeaseView("b", Lease(1), 0.0)], 0),
         ("b", 3_600_000, [LeaseView("a", Lease(1), 1.0), LeaseView("b", Lease(1), 0.0)], 0),
         # Whom nobody renews any more is not waited for.
@@ -56,10 +56,10 @@ def test_everybody_comes_to_the_first_by_name(own: str, ages_s: dict[str, float]
         ("b", 3000, [], 0),
     ],
 )
-def test_a_wish_is_told_from_the_leases_that_live(
-    uid: str, interval_ms: int, held: list[LeaseView], wish_ms: int
+def test_a_hint_is_told_from_the_leases_that_live(
+    uid: str, interval_ms: int, held: list[LeaseView], hint_ms: int
 ) -> None:
-    assert _next_in_ms(RenewLeaseRequest(uid=uid, interval_ms=interval_ms), held) == wish_ms
+    assert _next_in_ms(RenewLeaseRequest(uid=uid, interval_ms=interval_ms), held) == hint_ms
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])
@@ -107,8 +107,8 @@ class Cluster:
             self.applied[name] = now
         for name in members:
             ages_s = {other: now - at for other, at in self.applied.items() if now - at < 2.6 * self.interval_s}
-            wish_s = next_in_s(name, ages_s, self.interval_s)
-            after_s = next_after_s(wish_s, self.interval_s)
+            hint_s = next_in_s(name, ages_s, self.interval_s)
+            after_s = next_after_s(hint_s, self.interval_s)
             assert self.interval_s / 2 <= after_s <= self.interval_s
             self.due[name] += after_s * self.rate[name] + self.luck.uniform(0, 0.002)
         return now

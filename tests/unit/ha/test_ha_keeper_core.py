@@ -101,7 +101,7 @@ def test_it_renews_each_second_and_one_call_at_a_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish_s", "after_s"),
+    ("hint_s", "after_s"),
     [
         (0.8, 0.8),
         (0.5, 0.5),
@@ -114,23 +114,23 @@ def test_it_renews_each_second_and_one_call_at_a_time() -> None:
         (math.nan, 1.0),
     ],
 )
-def test_a_wish_brings_a_renewal_forward_by_half_the_period_at_most(wish_s: float, after_s: float) -> None:
+def test_a_hint_brings_a_renewal_forward_by_half_the_period_at_most(hint_s: float, after_s: float) -> None:
     keeper = _live()
     keeper.at(101.0, Tick())
     assert due_in_s(keeper.state, 101.1) == math.inf, "one is under way"
-    assert keeper.at(101.2, Renewed(101.0, 7, wish_s)) == ()
+    assert keeper.at(101.2, Renewed(101.0, 7, hint_s)) == ()
     assert due_in_s(keeper.state, 101.25) == pytest.approx(after_s - 0.25)
     assert keeper.at(100.99 + after_s, Tick()) == (PetWatchdog(),)
     assert keeper.at(101.0 + after_s, Tick()) == (PetWatchdog(), Renew(7, FAST))
 
 
-def test_an_answer_that_comes_after_the_wish_sends_the_next_one_at_once() -> None:
+def test_an_answer_that_comes_after_the_hint_sends_the_next_one_at_once() -> None:
     keeper = _live()
     keeper.at(101.0, Tick())
     assert keeper.at(101.7, Renewed(101.0, 7, 0.6)) == (Renew(7, FAST),)
 
 
-def test_a_keeper_whose_renewal_was_not_answered_follows_no_wish() -> None:
+def test_a_keeper_whose_renewal_was_not_answered_follows_no_hint() -> None:
     keeper = _live()
     keeper.at(101.0, Tick())
     keeper.at(101.2, Renewed(101.0, 7, 0.5))
