@@ -7,7 +7,7 @@ comes takes those that wait along, and is never kept waiting by them.
 
 from collections.abc import Sequence
 
-# From the first one on. Keepers send at the moment that is due, and what they send is here within 20 ms even on a crowded machine;
+# From the first one on. Keepers send at the moment that is due, and what they send is here within 20 ms on a crowded machine too;
 # the rest is for their clocks, which part by 0.15 ms in a round: the longer the window, the rarer is one too far away. A call has
 # 0.8 s at least, so nobody gives up for it.
 WINDOW_S = 0.1

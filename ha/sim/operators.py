@@ -31,7 +31,8 @@ def add_and_cut(world: "World", random: Random) -> None:
     """A guest that runs already comes under HA just as its node goes silent."""
     sid = random.choice(world.sids)
     place = world.place(sid)
-    if not place or sid in world.resources():
+    # While resources.cfg does not parse nobody can tell whether it is under HA, and the agent refuses to start it.
+    if not place or sid in world.resources() or not isinstance(world.content(RESOURCES_CFG), dict):
         return
     if not any(sid in host.processes for host in world.hosts.values()):
         world.hosts[place].start(sid, None, lambda _cause: None)
