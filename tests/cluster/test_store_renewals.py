@@ -12,7 +12,7 @@ from clusterfs.raft.files import LocalFiles
 from ha.keeper.core import next_after_s
 from ha.leases import FAST
 from kvorum.v1 import replica_pb2 as pb
-from kvorum.v1.replica_pb2_grpc import ReplicaServiceAsyncStub, ReplicaServiceStub
+from kvorum.v1 import replica_pb2_grpc
 
 __all__ = ["nodes"]
 
@@ -26,7 +26,7 @@ class Holder:
     def __init__(self, node: Node) -> None:
         self.uid = node.identity.uid
         self.channel = grpc.aio.insecure_channel(f"unix:{node.directory / 'run/clusterfs.sock'}")
-        self.stub: ReplicaServiceAsyncStub = ReplicaServiceStub(self.channel)
+        self.stub: replica_pb2_grpc.ReplicaServiceAsyncStub = replica_pb2_grpc.ReplicaServiceStub(self.channel)
         self.follows = False
 
     async def run(self, begin_s: float) -> None:
