@@ -174,9 +174,9 @@ class _Direct:
     """
 
     def __init__(self, handle: int) -> None:
-        self._buffered = handle
-        self._handle = os.open(f"/proc/self/fd/{handle}", os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT)
+        self._buffered, self._handle = handle, -1
         self._memory = mmap.mmap(-1, _DIRECT_BYTES + 2 * _SECTORS[-1])
+        self._handle = os.open(f"/proc/self/fd/{handle}", os.O_RDWR | os.O_CLOEXEC | os.O_DIRECT)
         self._sector = 0
         # Where the last append ended, and what of its last sector lies before that.
         self._end, self._tail = -1, b""
@@ -213,8 +213,14 @@ class _Direct:
         self._end = -1
 
     def close(self) -> None:
-        os.close(self._handle)
-        self._memory.close()
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+            self._memory.close()
+
+    def __del__(self) -> None:
+        # Nobody but its file knows of it, and one that was abandoned without a close keeps one handle open, not two.
+        self.close()
 
 
 class LocalFiles:
