@@ -18,6 +18,7 @@ from clusterfs.inodes import FileInode, Inode, Inodes
 from clusterfs.openfiles import OpenFile, OpenFiles
 from clusterfs.state import State
 from clusterfs.tree import File, lookup
+from clusterfs.underway import UnderWay
 
 # The handle of everybody who reads a file from the kernel's pages.
 CACHED = 0
@@ -37,18 +38,25 @@ class CachedReads:
         state: Callable[[], State],
         inodes: Inodes,
         files: OpenFiles,
+        under_way: UnderWay,
+        soon: Callable[[Call, Callable[[], bytes]], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._state = state
         self._clock = clock
         self._inodes = inodes
         self._files = files
+        self._under_way = under_way
+        # Answers a call from a thread that may wait; False when there is none.
+        self._soon = soon
         # Threads that have been sent back with ESTALE from an inode that is not current, and what they have looked up since.
         self._sent_back: dict[int, tuple[int, float] | None] = {}
         self.express: Mapping[int, Express] = {wire.OPEN: self._open_unchanged, wire.RELEASE: self._release_cached}
 
-    def open(self, call: Call, inode: FileInode) -> bytes:
+    def open(self, call: Call, inode: FileInode) -> bytes | None:
         """An open for reading."""
+        if self._under_way.is_behind() and self._is_put_off(call, inode):
+            return None
         if inode.seen is not self._state().root and not self._is_current(inode):
             return self._open_stale(call, inode)
         if self._sent_back:
@@ -56,10 +64,28 @@ class CachedReads:
         inode.readers += 1
         return _OPEN_CACHED
 
+    def _is_put_off(self, call: Call, inode: FileInode) -> bool:
+        """Until a change of this file is applied that is under way; then it is sent back to look the name up again."""
+        index = self._under_way.index_for(self._inodes.parts(inode)) if call.pid not in self._sent_back else 0
+
+        def work() -> bytes:
+            self._under_way.wait(index)
+            raise OSError(errno.ESTALE, "a change was under way")
+
+        if not index or not self._soon(call, work):
+            return False
+        self._expect(call.pid)
+        return True
+
     def looked_up(self, pid: int, inode: Inode) -> None:
         """What a name stands for was told to thread `pid`."""
         if pid in self._sent_back:
             self._sent_back[pid] = (inode.id, self._clock())
+
+    def found_nothing(self, pid: int) -> None:
+        """Thread `pid` has looked up a name that is not there (any more): it does not come back to open it."""
+        if self._sent_back:
+            self._sent_back.pop(pid, None)
 
     def release(self, node: int) -> bytes:
         inode = self._inodes.by_id.get(node)
@@ -72,7 +98,7 @@ class CachedReads:
         inode = self._inodes.by_id.get(node)
         if type(inode) is not FileInode or inode.seen is not self._state().root or self._sent_back:
             return None
-        if wire.flags_in(request) & WRITES:
+        if wire.flags_in(request) & WRITES or self._under_way.is_behind():
             return None
         inode.readers += 1
         return _OPEN_CACHED
@@ -97,9 +123,7 @@ class CachedReads:
         opened, whatever has happened since: its size has been told already. Who comes again without having looked up (a
         bind mount of one file, /proc/self/fd) gets what is there now, past the kernel's pages."""
         if call.pid not in self._sent_back:
-            if len(self._sent_back) >= _MAX_AWAITED:
-                self._sent_back.clear()
-            self._sent_back[call.pid] = None
+            self._expect(call.pid)
             raise OSError(errno.ESTALE, "a former version")
         found = self._sent_back.pop(call.pid)
         is_growing = inode.size != len(inode.content)
@@ -111,3 +135,8 @@ class CachedReads:
         content = node.content if isinstance(node, File) else inode.content
         file = OpenFile(parts, snapshot=content, is_unlinked=not isinstance(node, File))
         return wire.open_answer(self._files.add(file), wire.FOPEN_DIRECT_IO | wire.FOPEN_NOFLUSH)
+
+    def _expect(self, pid: int) -> None:
+        if len(self._sent_back) >= _MAX_AWAITED:
+            self._sent_back.clear()
+        self._sent_back[pid] = None

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 # More writers than that wait their turn. Each waits for consensus no longer than its deadline.
 WORKERS = 32
+# Readers that wait for what is under way. More than that read what is there.
+LOOKERS = 4
 # Bytes are the answer, None: it comes later (or, for a forget, never).
 Handler = Callable[[Call], bytes | None]
 # For the node and the whole request: the answer when it is at hand, None when it is for the handler to find.
@@ -38,6 +40,8 @@ class Session:
         self._device = device
         self._deadline_s = deadline_s
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="mount")
+        self._lookers = ThreadPoolExecutor(LOOKERS, thread_name_prefix="mount-look")
+        self._looking = threading.BoundedSemaphore(LOOKERS)
         self.is_ready = threading.Event()
         self.nearness = Nearness()
 
@@ -85,6 +89,7 @@ class Session:
                     self._answer(call, handler)
         finally:
             self._pool.shutdown(wait=False, cancel_futures=True)
+            self._lookers.shutdown(wait=False, cancel_futures=True)
             near.leave()
 
     def later(self, call: Call, work: Callable[[], bytes]) -> None:
@@ -100,6 +105,21 @@ class Session:
             return work()
 
         self._pool.submit(self._answer, call, run)
+
+    def soon(self, call: Call, work: Callable[[], bytes]) -> bool:
+        """As `later`, for reads that wait some milliseconds: never behind writers that wait for consensus. False, and nothing is
+        done, when as many as may do so at a time wait already."""
+        if not self._looking.acquire(blocking=False):
+            return False
+
+        def run(_call: Call) -> bytes:
+            try:
+                return work()
+            finally:
+                self._looking.release()
+
+        self._lookers.submit(self._answer, call, run)
+        return True
 
     def notify(self, notice: bytes) -> bool:
         """Tells the kernel; False when it knows nothing of the inode or name. May wait until a change under way in that

@@ -133,6 +133,11 @@ class StoreMachine:
         self._publish(View(state, index, guests, members), events)
         return result
 
+    def settled(self) -> None:
+        """Wakes who waits for events; what was applied is seen without."""
+        with self._changed:
+            self._changed.notify_all()
+
     def snapshot(self) -> Callable[[], Iterable[bytes]]:
         state = self._view.state
         return lambda: snapshot.encode(state)
@@ -223,7 +228,6 @@ class StoreMachine:
                     self._compacted_index = self._batches.popleft().index
                 if any(_touches_locks(event) for event in events):
                     self._note_locks()
-            self._changed.notify_all()
 
     def _note_sessions(self, state: State) -> None:
         now = self._clock()

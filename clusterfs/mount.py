@@ -15,7 +15,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from clusterfs import fusewire as wire
@@ -75,7 +75,14 @@ class Mount:
             links=store.links,
             gid=gid,
         )
-        self._cached = CachedReads(state=self._store.state, inodes=self._inodes, files=self._files)
+        self._under_way = store.under_way
+        self._cached = CachedReads(
+            state=self._store.state,
+            inodes=self._inodes,
+            files=self._files,
+            under_way=self._under_way,
+            soon=self._soon,
+        )
         self.express = self._cached.express
         self._past = PastFiles(state=self._store.state, inodes=self._inodes, files=self._files, gid=gid)
         self._session: Session
@@ -157,10 +164,24 @@ class Mount:
             return self._entry(led)
         if self._shown.is_computed(parts):
             return self._entry(self._inodes.computed(name))
+        index = self._under_way.index_for(parts)
+        if index and not isinstance(lookup(self._root(), parts), Directory):
+
+            def work() -> bytes:
+                self._under_way.wait(index)
+                # The directory may have moved, or gone, meanwhile.
+                return self._found(call, parent, *self._child(parent, name.encode()))
+
+            if self._soon(call, work):
+                return None
+        return self._found(call, parent, name, parts)
+
+    def _found(self, call: Call, parent: Inode, name: str, parts: Parts) -> bytes:
         inode = self._public(parent, name, parts)
         if inode is None:
             pending = self._files.pending(parts)
             if pending is None or not pending.is_new:
+                self._cached.found_nothing(call.pid)
                 raise OSError(self._missing(parts), name)
             inode = self._inodes.writer(parent, name, None)
         self._cached.looked_up(call.pid, inode)
@@ -524,6 +545,9 @@ class Mount:
         return self._attributes(inode)
 
     # Leaves
+
+    def _soon(self, call: Call, work: Callable[[], bytes]) -> bool:
+        return self._session.soon(call, work)
 
     def _inode(self, call: Call) -> Inode:
         inode = self._inodes.by_id.get(call.node)

@@ -19,6 +19,8 @@ class RaftReplica:
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
+        # Asked at each open: not by way of another call.
+        self.is_behind = replica.is_behind
 
     def start(self) -> None:
         self._replica.start()
@@ -64,6 +66,12 @@ class RaftReplica:
 
     def unapplied(self) -> list[bytes]:
         return self._replica.unapplied()
+
+    def unapplied_with(self, needle: bytes) -> int:
+        return self._replica.unapplied_with(needle)
+
+    def wait_applied(self, index: int, timeout_s: float) -> bool:
+        return self._replica.wait_applied(index, timeout_s)
 
     def status(self) -> ReplicaStatus:
         return self._replica.status()

@@ -27,6 +27,7 @@ from clusterfs.proposer import Author, Proposer, Quorum
 from clusterfs.seed import Seed
 from clusterfs.state import State
 from clusterfs.tending import Tending
+from clusterfs.underway import UnderWay
 from clusterfs.waist import Store
 from kvorum.errors import KvorumError
 from kvorum.node import Identity, Pki
@@ -154,6 +155,11 @@ class Running:
             events_after=lambda index, timeout_s: self.machine.events_after(index, timeout_s=timeout_s),
             set_debug=set_debug,
             node_uid=self.identity.uid,
+            under_way=UnderWay(
+                is_behind=self.replica.is_behind,
+                unapplied_with=self.replica.unapplied_with,
+                wait_applied=self.replica.wait_applied,
+            ),
         )
         mounted = Mounted(Mount(store, mountpoint=self._mountpoint, gid=group_id()), self._mountpoint)
         mounted.start()

@@ -9,6 +9,7 @@ from clusterfs.commands import Op
 from clusterfs.following import EventsAfter
 from clusterfs.outcomes import Result
 from clusterfs.state import State
+from clusterfs.underway import NOTHING, UnderWay
 
 
 class Store:
@@ -28,6 +29,7 @@ class Store:
         events_after: EventsAfter,
         set_debug: Callable[[bool], None] = lambda _on: None,
         node_uid: str = "",
+        under_way: UnderWay = NOTHING,
     ) -> None:
         self.state = state
         self.propose = propose
@@ -40,3 +42,4 @@ class Store:
         self.events_after = events_after
         self.set_debug = set_debug
         self.node_uid = node_uid
+        self.under_way = under_way

@@ -53,6 +53,10 @@ COMMAND_COST_BYTES = 256
 SNAPSHOT_RETRY_S = 30.0
 # Between two looks at whether there is quorum, in seconds: there are thousands of ticks a second.
 QUORUM_LOOK_S = 0.01
+# How many entries are looked through for what is not applied yet.
+UNAPPLIED_LOOK = 256
+# And how much of each: what a command changes stands before what it writes.
+UNAPPLIED_LOOK_BYTES = 8192
 # Between two attempts to write what could not be written, in seconds.
 SPACE_RETRY_S = 1.0
 
@@ -90,6 +94,9 @@ class Consensus(Reads):
         self.on_links: Callable[[frozenset[str]], None] = lambda _connected: None
         self._told_links: frozenset[str] = frozenset()
         self._is_answered = False
+        self._settled_index = 0
+        # As pysyncobj's `raftLastApplied`, but counted before those who proposed an entry are told of it.
+        self._done_index = 0
         super().__init__(around, hints)
 
     # From other threads.
@@ -290,6 +297,7 @@ class Consensus(Reads):
         if self.full is not None:
             self._refuse_commands()
             self._fail_reads()
+            self._settle()
             return
         self._take_reads(self._now())
         if self._isLeader():
@@ -302,11 +310,20 @@ class Consensus(Reads):
                 or self.log.last_index != self._replicated_index
             ):
                 self._replicate()
+            self._settle()
             self.log.sync()
         else:
             self._pass_on()
+            self._settle()
         self._serve_reads(self._now())
         self._compact_if_due(self._now())
+
+    def _settle(self) -> None:
+        """Those who watch are woken once for all that was applied, after those who proposed it and after what others wait for: a
+        thread that is woken takes the interpreter from this one."""
+        if self.raftLastApplied != self._settled_index:
+            self._settled_index = self.raftLastApplied
+            self.machine.settled()
 
     def _next_command(self) -> Command:
         command = self._commands.popleft()
@@ -427,16 +444,18 @@ class Consensus(Reads):
     def _SyncObj__doApplyCommand(self, command: bytes) -> object:  # noqa: N802
         """What an entry does here. A failing state machine must not stop the log for ever: the failure becomes the
         result. A broken invariant (AssertionError) does stop this replica, before it can do harm."""
-        index = self.raftLastApplied + 1
-        if command[:1] != REGULAR:
-            return index
-        try:
-            return self.machine.apply(index, command[1:])
-        except AssertionError:
-            raise
-        except Exception as error:
-            log.exception("%s: entry %d could not be applied", self.uid, index)
-            return ApplyFailed(f"entry {index} could not be applied: {error}")
+        index: int = self.raftLastApplied + 1
+        result: object = index
+        if command[:1] == REGULAR:
+            try:
+                result = self.machine.apply(index, command[1:])
+            except AssertionError:
+                raise
+            except Exception as error:
+                log.exception("%s: entry %d could not be applied", self.uid, index)
+                result = ApplyFailed(f"entry {index} could not be applied: {error}")
+        self._done_index = index
+        return result
 
     # Compaction.
 
@@ -496,6 +515,25 @@ class Consensus(Reads):
         return kept
 
     # What others see.
+
+    def is_behind(self) -> bool:
+        """The log holds entries that are not applied here. From any thread, as the next two."""
+        last = self.log.last_index
+        return last > self._done_index and last > self.applied_index
+
+    @property
+    def applied_index(self) -> int:
+        """The state machine holds everything up to here, a snapshot that was taken over included."""
+        last: int = self.raftLastApplied
+        return max(self._done_index, last)
+
+    def unapplied_with(self, needle: bytes) -> int:
+        """An index by which every entry is applied that is in the log, is not applied here and holds `needle`; 0 when there is
+        none. Of very many only the newest are looked at: a node that is far behind is not worth waiting for."""
+        last = self.log.last_index
+        count = min(last - self.applied_index, UNAPPLIED_LOOK)
+        found = any(command.find(needle, 0, UNAPPLIED_LOOK_BYTES) >= 0 for command in self.log.newest(count))
+        return last if found else 0
 
     def applied_configuration(self) -> Configuration:
         """As far as it is applied here."""

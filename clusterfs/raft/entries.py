@@ -127,6 +127,10 @@ class Entries:
         assert self._fetch is not None
         return self._fetch(self._places[position], self._sizes[position], index, term), index, term
 
+    def newest(self, count: int) -> list[bytes]:
+        """The last commands, so many of them as are in memory, at most `count`; from any thread."""
+        return self._commands[-count:] if count > 0 else []
+
     def between(self, start: int, stop: int) -> list[Entry]:
         """`start` <= index < `stop`, as far as they are there."""
         return [self.entry(index) for index in range(max(start, self.base_index), min(stop, self.last_index + 1))]

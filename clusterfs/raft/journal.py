@@ -106,6 +106,10 @@ class Log(PysyncobjJournal):  # type: ignore[misc]
             stop += 1
         return self._entries.between(index, stop)
 
+    def newest(self, count: int) -> list[bytes]:
+        """At most the last `count` commands, of those in memory; from any thread."""
+        return self._entries.newest(count)
+
     def add(self, command: bytes, idx: int, term: int) -> None:
         assert idx == self.last_index + 1, f"entry {idx} after {self.last_index}"
         assert term >= self._entries.last_term, f"term {term} after {self._entries.last_term}"

@@ -50,6 +50,8 @@ _IDLE_S = 0.25
 # While no leader is known, ask again after this long; an election takes ten times that.
 _RETRY_S = 0.05
 _ASK_AGAIN_S = 0.2
+# Between two looks at what is applied.
+_APPLIED_LOOK_S = 0.0001
 _HAND_OVER_S = 0.5
 # Between two pieces of a snapshot that is written: what waits for the interpreter gets it.
 _SNAPSHOT_REST_S = 0.002
@@ -431,6 +433,28 @@ class Replica:
             consensus.call_soon(read)
             outcome.wait(deadline_s)
         return outcome.value if isinstance(outcome.value, list) else []
+
+    def is_behind(self) -> bool:
+        """Whether the log of this node holds entries that are not applied here yet. Costs next to nothing."""
+        consensus = self._consensus
+        return consensus is not None and consensus.is_behind()
+
+    def unapplied_with(self, needle: bytes) -> int:
+        """An index by which every entry is applied that is in the log of this node, not applied here yet, and holds `needle`; 0
+        when there is none. A hint: what was cut away or comes in this moment may be missing or too much."""
+        consensus = self._consensus
+        return consensus.unapplied_with(needle) if consensus is not None else 0
+
+    def wait_applied(self, index: int, timeout_s: float) -> bool:
+        """Until the log is applied here up to `index`; False when it is not in time. For waits of milliseconds: it looks again
+        and again, so that no commit pays for those who wait."""
+        consensus, end = self._consensus, monotonic() + timeout_s
+        assert consensus is not None, "the replica is not started"
+        while consensus.applied_index < index:
+            if monotonic() > end or self._last is not None:
+                return False
+            time.sleep(_APPLIED_LOOK_S)
+        return True
 
     # Whispers: a side channel to the other replicas for what may be lost.
 

@@ -146,6 +146,10 @@ class StateMachine(Protocol):
         """Called in the raft thread, in log order, once per index and process life. Must not raise and not block."""
         ...
 
+    def settled(self) -> None:
+        """Called in the raft thread after each row of `apply`, when those who proposed have their answers. Must not block."""
+        ...
+
     def snapshot(self) -> Callable[[], Iterable[bytes]]:
         """Capture the state now, cheaply; the returned callable serialises the capture in another thread."""
         ...

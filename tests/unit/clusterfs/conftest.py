@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from clusterfs.mount import Mount
 from clusterfs.mounting import Mounted, group_id
 from clusterfs.outcomes import Result
 from clusterfs.proposer import Author, Proposer
+from clusterfs.underway import UnderWay
 from clusterfs.waist import Store
 from kvorum.errors import DiskFull, NoQuorum, OutcomeUnknown
 
@@ -58,6 +60,10 @@ class FakeReplica:
     lose_answers: int = 0
     log: list[bytes] = field(default_factory=list)
     mutex: threading.Lock = field(default_factory=threading.Lock)
+    held: list[bytes] = field(default_factory=list)
+    # Up to where was waited, each time; and how many times longer than it is patient, for a crowded machine.
+    waits: list[int] = field(default_factory=list)
+    patience: float = 1000.0
 
     def propose(self, entry: bytes, *, deadline_s: float) -> object:
         with self.mutex:
@@ -69,10 +75,40 @@ class FakeReplica:
             entry = stamped(entry, time_ms=self.now_ms)
             self.log.append(entry)
             answer = self.machine.apply(self.index, entry)
+            self.machine.settled()
             if self.lose_answers:
                 self.lose_answers -= 1
                 raise OutcomeUnknown("lost")
             return answer
+
+    # Entries that are in the log and not known to be committed.
+
+    def hold(self, entry: bytes) -> None:
+        self.held.append(stamped(entry, time_ms=self.now_ms))
+
+    def apply_held(self) -> None:
+        with self.mutex:
+            while self.held:
+                self.machine.apply(self.index + 1, self.held[0])
+                self.index += 1
+                del self.held[0]
+            self.machine.settled()
+
+    def is_behind(self) -> bool:
+        return bool(self.held)
+
+    def unapplied_with(self, needle: bytes) -> int:
+        held = list(self.held)
+        return self.index + len(held) if any(needle in entry for entry in held) else 0
+
+    def wait_applied(self, index: int, timeout_s: float) -> bool:
+        self.waits.append(index)
+        end = time.monotonic() + timeout_s * self.patience
+        while self.index < index:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.001)
+        return True
 
     def submit(self, entry: bytes, on_done: Callable[[object], None], on_open: Callable[[bool], None]) -> None:
         try:
@@ -185,6 +221,9 @@ def mount_store(directory: Path, *, link_node: str = "n1") -> MountedStore:
         events_after=lambda index, timeout_s: machine.events_after(index, timeout_s=timeout_s),
         set_debug=lambda on: debug.__setitem__(0, on),
         node_uid=N1,
+        under_way=UnderWay(
+            is_behind=replica.is_behind, unapplied_with=replica.unapplied_with, wait_applied=replica.wait_applied
+        ),
     )
     proposer.execute(MemberPut(N1, "n1", "127.0.0.1"))
     operations = Mount(store, mountpoint=directory, gid=group_id(), deadline_s=5.0)

@@ -12,6 +12,7 @@ from clusterfs.openfiles import OpenFiles
 from clusterfs.outcomes import Done
 from clusterfs.state import State
 from clusterfs.tree import File, put
+from clusterfs.underway import NOTHING
 
 PROGRAM = 1234
 
@@ -21,7 +22,14 @@ class Mounted:
         self.state, self.now, self.version = State(), 100.0, 0
         self.inodes = Inodes()
         self.files = OpenFiles(root=lambda: self.state.root, propose=lambda _op: Done(1))
-        self.reads = CachedReads(state=lambda: self.state, inodes=self.inodes, files=self.files, clock=lambda: self.now)
+        self.reads = CachedReads(
+            state=lambda: self.state,
+            inodes=self.inodes,
+            files=self.files,
+            under_way=NOTHING,
+            soon=lambda _call, _work: False,
+            clock=lambda: self.now,
+        )
 
     def commit(self, content: bytes) -> FileInode:
         """The inode that a lookup finds now."""

@@ -58,6 +58,7 @@ def test_a_waiting_watcher_is_woken() -> None:
     waiter = threading.Thread(target=lambda: got.append(machine.events_after(0, timeout_s=20)[1]))
     waiter.start()
     machine.apply(1, entry(Write("a", b"")))
+    machine.settled()
     waiter.join(timeout=10)
     assert got == [1]
 

@@ -105,6 +105,9 @@ class ListMachine:
             self.changed.notify_all()
         return len(self.entries)
 
+    def settled(self) -> None:
+        """Nobody watches."""
+
     def snapshot(self) -> Callable[[], Iterable[bytes]]:
         entries = list(self.entries)
         return lambda: [json.dumps(entries[start : start + 1000]).encode() for start in range(0, len(entries), 1000)]

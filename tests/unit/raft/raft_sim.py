@@ -155,6 +155,9 @@ class SimMachine:
         self.entries.append((index, text))
         return index
 
+    def settled(self) -> None:
+        """Nobody watches."""
+
     def snapshot(self) -> Callable[[], Iterable[bytes]]:
         entries, digest = list(self.entries), self.digest
         return lambda: [digest.hex().encode(), *(f"{index} {text}".encode() for index, text in entries)]
