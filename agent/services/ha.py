@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.context import AgentContext
 from agent.inventory import Inventory
-from agent.operations import ha_commands, ha_explain, ha_resources, ha_rules
+from agent.operations import ha_commands, ha_explain, ha_reserve, ha_resources, ha_rules
 from agent.operations.ha_picture import Painter, Picture, problems_of
 from agent.operations.ha_profile import choose_profile, profiles
 from agent.operations.ha_resources import HaResources
@@ -61,9 +61,13 @@ class HaService(ha_pb2_grpc.HaServiceServicer):
         if guest.kind != kind:
             raise InvalidInput(f"guest {vmid} is {guest.sid}", field="sid", remedy=f"add {guest.sid}")
         state = messages.request_of(wish) or ha_resources.STARTED
+        admission = ha_reserve.Admission()
+        if state == ha_resources.STARTED:
+            picture = await self._picture()
+            admission = await asyncio.to_thread(ha_reserve.admit, picture, Sid(wish.sid), is_forced=request.force)
         edit = ha_resources.added(wish.sid, state, wish.comment, messages.entries_of(wish))
         await ha_resources.change(self._store, edit, reason=f"HA: add {wish.sid}")
-        return pb.AddHaResourceResponse(resource=await self._resource(wish.sid))
+        return pb.AddHaResourceResponse(resource=await self._resource(wish.sid), warnings=admission.warnings)
 
     async def UpdateHaResource(self, request: pb.UpdateHaResourceRequest, context: Any) -> pb.UpdateHaResourceResponse:
         wish = request.resource
@@ -93,6 +97,9 @@ class HaService(ha_pb2_grpc.HaServiceServicer):
         )
         with suppress(ConfigError):  # then it is among the problems
             response.profile.CopyFrom(messages.profile_message(picture.settings().profile, is_chosen=True))
+        if request.with_reserve:
+            found = await asyncio.to_thread(ha_reserve.reserve_of, picture)
+            response.reserve.CopyFrom(messages.reserve_message(found))
         return response
 
     # Commands
@@ -180,6 +187,11 @@ class HaService(ha_pb2_grpc.HaServiceServicer):
     async def SimulateHa(self, request: pb.SimulateHaRequest, context: Any) -> pb.SimulateHaResponse:
         picture = await self._picture()
         killed = frozenset(picture.node(name, field="killed_nodes") for name in request.killed_nodes)
+        if killed and request.any_nodes:
+            raise InvalidInput("name nodes, or say how many", field="any_nodes", remedy="give one of the two")
+        if request.any_nodes:
+            found = await asyncio.to_thread(ha_reserve.reserve_of, picture, request.any_nodes)
+            return pb.SimulateHaResponse(starts_after_seconds=-1.0, reserve=messages.reserve_message(found))
         if not killed:
             raise InvalidInput("name the nodes that die", field="killed_nodes", remedy="kvorum ha simulate --kill n2")
         unmanaged = foresight.unmanaged(picture.view, killed)

@@ -6,13 +6,15 @@ from agent.operations import ha_resources
 from agent.operations.ha_commands import Asked
 from agent.operations.ha_explain import remedies, silence_left_s, told_remedy
 from agent.operations.ha_picture import Picture
+from agent.operations.ha_reserve import told as told_loss
 from ha.foresight import Outcome
 from ha.keeper.records import told
 from ha.leases import Profile
+from ha.reserve import Survey
 from ha.resources import sid_of
 from ha.rules import Affinity, Conflict, NodeAffinity, ResourceAffinity, Rule, StartOrder
 from ha.rules.text import DEFAULT_WEIGHT
-from ha.status import NodeState, Service
+from ha.status import NodeState, Service, State
 from ha.view import Node
 from kvorum.config import Section
 from kvorum.errors import ConfigError, InvalidInput
@@ -26,6 +28,8 @@ _REQUESTS = {
     "ignored": pb.HA_REQUEST_STATE_IGNORED,
 }
 _NODE_AFFINITY, _RESOURCE_AFFINITY, _START_ORDER = "node-affinity", "resource-affinity", "start-order"
+
+MAX_LOSSES = 20
 
 # Resources
 
@@ -136,6 +140,28 @@ def outcome_message(outcome: Outcome) -> pb.HaOutcome:
         remedies=[told_remedy(remedy, outcome.sid, outcome.node, outcome.state) for remedy in outcome.remedies],
         waits_for=outcome.waits_for,
         later_seconds=outcome.later_s,
+    )
+
+
+def reserve_message(survey: Survey) -> pb.HaReserve:
+    return pb.HaReserve(
+        nodes=survey.size,
+        survived=survey.is_survived,
+        looked_at=survey.looked_at,
+        every=survey.every,
+        loss_count=len(survey.losses),
+        losses=[
+            pb.HaLoss(
+                nodes=[node_resource(name) for name in loss.nodes],
+                keeps_quorum=loss.keeps_quorum,
+                homeless=[
+                    pb.HaOutcome(sid=one.sid, node=node_resource(one.node), state=State.recovery, cause=one.why)
+                    for one in loss.homeless
+                ],
+                message=told_loss(loss),
+            )
+            for loss in survey.losses[:MAX_LOSSES]
+        ],
     )
 
 

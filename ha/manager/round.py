@@ -60,7 +60,7 @@ def _settle_all(
     view: View, now: float, resources: Mapping[Sid, Resource], placing: Placing, held: Mapping[str, Service]
 ) -> dict[str, Service]:
     services: dict[str, Service] = {}
-    for sid in _in_order(resources, held, view.rules.orders):
+    for sid in in_order(resources, held, view.rules.orders):
         entry = held.get(sid)
         if sid in resources:
             service = states.settle(Case(view, resources[sid], now, placing), entry)
@@ -74,8 +74,8 @@ def _settle_all(
     return services
 
 
-def _in_order(resources: Mapping[Sid, Resource], held: Mapping[str, Service], orders: Orders) -> list[Sid]:
-    """Who comes first gets the room that there is."""
+def in_order(resources: Mapping[Sid, Resource], held: Mapping[str, Service], orders: Orders) -> list[Sid]:
+    """Who comes first gets the room that there is; the same for whoever foretells it."""
     every = {*resources, *(Sid(known) for known in held)}
     # Whoever is waited for is no less urgent than those that wait for it.
     inherited = orders.with_inherited({sid: one.priority for sid, one in resources.items()}) if orders else {}

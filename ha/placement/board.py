@@ -4,8 +4,9 @@ A board belongs to one round and one caller; what it is asked follows from the s
 Its sums are kept as guests are put, so that a choice costs one look at each node, and staying where it is often none.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from copy import copy
+from dataclasses import dataclass, replace
 
 from ha.load import NOTHING, Demand, Mode, Use, added_strain
 from ha.rules import Affinity, Terms
@@ -56,6 +57,19 @@ class Board:
             self._count(sid, old, -1)
         self.placed[sid] = placed
         self._count(sid, placed, 1)
+
+    def without(self, nodes: Collection[NodeName]) -> "Board":
+        """Another board, on which these nodes take nothing any more. This one stays as it is."""
+        facts = {
+            name: replace(one, unready="is gone") if name in nodes else one
+            for name, one in self.situation.nodes.items()
+        }
+        other = copy(self)
+        other.situation = replace(self.situation, nodes=facts)
+        other.placed = dict(self.placed)
+        other._ready = self._ready - set(nodes)
+        other._tallies = {name: replace(tally) for name, tally in self._tallies.items()}
+        return other
 
     def choose(self, query: Query, *, is_explained: bool = False) -> Choice:
         """`is_explained` adds to the answer what is to be said of every node; that takes longer than the answer."""
@@ -119,6 +133,10 @@ class Board:
     def use(self, node: NodeName) -> Use:
         """Expected once all moves have ended."""
         return self._tallies[node].use()
+
+    def reserved_bytes(self, node: NodeName) -> float:
+        """Memory that is given away there."""
+        return self._tallies[node].reserved_bytes
 
     def free_bytes(self, node: NodeName) -> float:
         """Memory that may still be given away; without end where it is not known or not limited."""

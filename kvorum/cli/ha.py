@@ -50,6 +50,9 @@ def request_state(word: str) -> "pb.HaRequestState.ValueType":
     "--priority", type=priority_type, default=None, help="Higher: first to get room when a node dies. Default: 0."
 )
 @click.option("--comment", default="")
+@click.option(
+    "--force", is_flag=True, help="Also when that uses up the reserve for nodes that die (crs: reserve-nodes)."
+)
 @output_option
 @click.pass_obj
 def add(
@@ -61,16 +64,19 @@ def add(
     failback: bool | None,
     priority: int | None,
     comment: str,
+    force: bool,
     output: str,
 ) -> None:
     """Put guest SID (vm:100, ct:101) under HA.
+
+    Warns when there is a node without which some guest would find no place any more.
 
     \b
     Examples:
       kvorum ha add vm:100
       kvorum ha add ct:101 --state stopped --max-relocate 2 --comment "the mail server"
     """
-    resource = session.client.ha.add(
+    answer = session.client.ha.add(
         sid,
         state=request_state(state),
         comment=comment,
@@ -78,11 +84,14 @@ def add(
         max_relocate=max_relocate,
         failback=failback,
         priority=priority,
+        force=force,
     )
     if output == "json":
-        print_json(resource)
+        print_json(answer.resource)
     else:
         click.echo(f"{sid} is under HA, requested {state}")
+    for warning in answer.warnings:
+        click.echo(f"warning: {warning}", err=True)
 
 
 @ha.command("set")

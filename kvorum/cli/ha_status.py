@@ -27,7 +27,7 @@ def status(session: Session, output: str) -> None:
       kvorum ha status
       kvorum ha status -o json | jq '.resources[] | select(.state == "error")'
     """
-    state = session.client.ha.status()
+    state = session.client.ha.status(with_reserve=True)
     if output == "json":
         print_json(state)
     else:
@@ -75,6 +75,7 @@ def print_status(state: "pb.GetHaStatusResponse") -> None:
             "manager": short(state.manager_node),
             "profile": told_profile(state.profile),
             "HA": told_arming(state),
+            "reserve": told_reserve(state.reserve),
         }
     )
     click.echo()
@@ -95,6 +96,19 @@ def told_profile(profile: "pb.HaProfile") -> str:
         f"{profile.name}: sits out {profile.tolerates_seconds:g} s; "
         f"a dead node's guests start elsewhere after T = {profile.takeover_after_seconds:.1f} s"
     )
+
+
+def told_reserve(reserve: "pb.HaReserve") -> str:
+    """Whether any so many nodes may die, and the worst of what would follow."""
+    if not reserve.nodes:
+        return "unknown"
+    whichever = "any node" if reserve.nodes == 1 else f"any {reserve.nodes} nodes"
+    if reserve.loss_count:
+        more = f" (and {reserve.loss_count - 1} more such losses)" if reserve.loss_count > 1 else ""
+        return f"NOT for {whichever}: {reserve.losses[0].message}{more}"
+    if not reserve.survived:
+        return f"the {reserve.looked_at} fullest of {reserve.every} sets of {reserve.nodes} nodes may die"
+    return f"{whichever} may die: their guests find room on the others"
 
 
 def told_arming(state: "pb.GetHaStatusResponse") -> str:

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from kvorum.cli import live_names
-from kvorum.cli.ha_status import told_seconds
+from kvorum.cli.ha_status import told_reserve, told_seconds
 from kvorum.cli.ha_whole import outcome_row
 from kvorum.cli.output import output_option, print_json, print_table, short
 from kvorum.cli.session import Session
+from kvorum.errors import InvalidInput, Refused
 
 if TYPE_CHECKING:
     from kvorum.v1 import ha_pb2 as pb
 
 POLL_S = 1.0
+RESERVE_COLUMNS = ("without", "sid", "node", "why")
 RECORD_COLUMNS = ("time", "node", "what")
 
 
@@ -85,11 +87,13 @@ def _state_line(resource: "pb.HaResource") -> str:
 
 
 @click.command()
-@click.option("--kill", "killed", multiple=True, required=True, metavar="NODE", shell_complete=live_names.nodes,
+@click.option("--kill", "killed", multiple=True, metavar="NODE", shell_complete=live_names.nodes,
               help="A node that dies; may be repeated: they die together.")  # fmt: skip
+@click.option("--any", "any_nodes", type=click.IntRange(1, 3), default=None, metavar="N",
+              help="Instead: any N nodes, one set after the other; exit code 4 if one is not borne.")  # fmt: skip
 @output_option
 @click.pass_obj
-def simulate(session: Session, killed: tuple[str, ...], output: str) -> None:
+def simulate(session: Session, killed: tuple[str, ...], any_nodes: int | None, output: str) -> None:
     """Say what would start where, and when, if nodes died now. Nothing is changed.
 
     The answer is the manager's own, played ahead on the cluster as it is.
@@ -98,10 +102,21 @@ def simulate(session: Session, killed: tuple[str, ...], output: str) -> None:
     Examples:
       kvorum ha simulate --kill n2
       kvorum ha simulate --kill n2 --kill n3
+      kvorum ha simulate --any 1                is there room for the guests of whichever node dies?
     """
-    answer = session.client.ha.simulate(killed)
+    if bool(killed) is (any_nodes is not None):
+        raise InvalidInput("say who dies", field="--kill", remedy="give --kill NODE, or --any 1")
+    answer = session.client.ha.simulate(killed, any_nodes=any_nodes or 0)
     if output == "json":
         print_json(answer)
+    elif any_nodes is not None:
+        print_reserve(answer.reserve)
+    if any_nodes is not None and answer.reserve.loss_count:
+        raise Refused(
+            f"{answer.reserve.loss_count} of {answer.reserve.looked_at} losses are not borne",
+            remedy="make room, loosen a rule, or give those that matter a higher priority",
+        )
+    if output == "json" or any_nodes is not None:
         return
     names = " and ".join(killed)
     if not answer.keeps_quorum:
@@ -117,6 +132,20 @@ def simulate(session: Session, killed: tuple[str, ...], output: str) -> None:
         click.echo(f"no HA guest is on {names}")
     if answer.unmanaged:
         click.echo(f"not under HA, so they stay down: {', '.join(answer.unmanaged)}", err=True)
+
+
+def print_reserve(reserve: "pb.HaReserve") -> None:
+    click.echo(told_reserve(reserve))
+    rows: list[dict[str, object]] = []
+    for loss in reserve.losses:
+        without = " ".join(short(name) for name in loss.nodes)
+        if not loss.keeps_quorum:
+            rows.append({"without": without, "sid": "all", "node": "", "why": "no majority"})
+        rows += [
+            {"without": without, "sid": one.sid, "node": short(one.node), "why": one.cause} for one in loss.homeless
+        ]
+    if rows:
+        print_table(rows, columns=RESERVE_COLUMNS)
 
 
 def killed_row(outcome: "pb.HaOutcome") -> dict[str, object]:

@@ -36,7 +36,10 @@ class HaApi:
         max_relocate: int | None = None,
         failback: bool | None = None,
         priority: int | None = None,
-    ) -> pb.HaResource:
+        force: bool = False,
+    ) -> pb.AddHaResourceResponse:
+        """Its warnings name nodes whose loss the cluster bears no longer. Raises Refused where it reserves for that, unless
+        `force`."""
         resource = pb.HaResource(
             sid=sid,
             request_state=state,
@@ -47,9 +50,9 @@ class HaApi:
             priority=priority,
         )
         response: pb.AddHaResourceResponse = self._call(
-            self._stub.AddHaResource, pb.AddHaResourceRequest(resource=resource)
+            self._stub.AddHaResource, pb.AddHaResourceRequest(resource=resource, force=force)
         )
-        return response.resource
+        return response
 
     def update(
         self,
@@ -83,8 +86,10 @@ class HaApi:
     def remove(self, sid: str) -> None:
         self._call(self._stub.RemoveHaResource, pb.RemoveHaResourceRequest(sid=sid))
 
-    def status(self) -> pb.GetHaStatusResponse:
-        response: pb.GetHaStatusResponse = self._call(self._stub.GetHaStatus, pb.GetHaStatusRequest())
+    def status(self, *, with_reserve: bool = False) -> pb.GetHaStatusResponse:
+        """`with_reserve`: also whether any node may die, which takes a second in a large cluster."""
+        request = pb.GetHaStatusRequest(with_reserve=with_reserve)
+        response: pb.GetHaStatusResponse = self._call(self._stub.GetHaStatus, request)
         return response
 
     # Commands: raise Refused with the manager's reason
@@ -178,8 +183,9 @@ class HaApi:
 
     # What would be, and what was
 
-    def simulate(self, killed: Iterable[str]) -> pb.SimulateHaResponse:
-        request = pb.SimulateHaRequest(killed_nodes=list(killed))
+    def simulate(self, killed: Iterable[str], *, any_nodes: int = 0) -> pb.SimulateHaResponse:
+        """If these die together; or, with none named, any so many."""
+        request = pb.SimulateHaRequest(killed_nodes=list(killed), any_nodes=any_nodes)
         response: pb.SimulateHaResponse = self._call(self._stub.SimulateHa, request)
         return response
 

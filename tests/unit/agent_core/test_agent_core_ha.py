@@ -220,6 +220,51 @@ async def test_a_resource_is_added_changed_and_removed_without_losing_anything(
     ]  # fmt: skip
 
 
+def sized(store: Store, mib: int) -> None:
+    """Nodes of so much memory, as they tell each other."""
+    for name in NAMES:
+        store.loads[name] = f"0:0:0:0:8:0.1:0:{mib << 20}:0".encode()
+
+
+async def test_a_resource_that_takes_the_last_room_is_warned_of_and_refused_where_there_is_a_reserve(
+    service: HaService, store: Store
+) -> None:
+    store.put("nodes/n2/qemu-server/200.conf", "memory: 24\n")
+    sized(store, 24)
+    wish = pb.HaResource(sid="vm:200")
+    store.put("datacenter.cfg", "crs: reserve-nodes=1\n")
+    with pytest.raises(Refused, match="reserve for the loss of 1 node "):
+        await service.AddHaResource(pb.AddHaResourceRequest(resource=wish), None)
+    assert "vm: 200" not in store.text("ha/resources.cfg")
+    # One that is not to run takes no room.
+    stopped = pb.HaResource(sid="vm:200", request_state=pb.HA_REQUEST_STATE_STOPPED)
+    assert not (await service.AddHaResource(pb.AddHaResourceRequest(resource=stopped), None)).warnings
+    await service.RemoveHaResource(pb.RemoveHaResourceRequest(sid="vm:200"), None)
+    forced = await service.AddHaResource(pb.AddHaResourceRequest(resource=wish, force=True), None)
+    assert len(forced.warnings) == 1
+    assert "without n1, vm:100 would start nowhere" in forced.warnings[0]
+    await service.RemoveHaResource(pb.RemoveHaResourceRequest(sid="vm:200"), None)
+    store.put("datacenter.cfg", "")
+    assert (await service.AddHaResource(pb.AddHaResourceRequest(resource=wish), None)).warnings == forced.warnings
+
+
+async def test_the_status_tells_whether_any_node_may_die(service: HaService, store: Store) -> None:
+    sized(store, 32)
+    assert not (await service.GetHaStatus(pb.GetHaStatusRequest(), None)).HasField("reserve")
+    asked = pb.GetHaStatusRequest(with_reserve=True)
+    found = (await service.GetHaStatus(asked, None)).reserve
+    assert (found.nodes, found.survived, found.every) == (1, True, 3)
+    store.put("nodes/n1/qemu-server/100.conf", "memory: 64\n")
+    found = (await service.GetHaStatus(asked, None)).reserve
+    assert (found.survived, found.loss_count, list(found.losses[0].nodes)) == (False, 1, ["nodes/n1"])
+    assert [one.sid for one in found.losses[0].homeless] == ["vm:100"]
+    pairs = await service.SimulateHa(pb.SimulateHaRequest(any_nodes=2), None)
+    assert {loss.keeps_quorum for loss in pairs.reserve.losses} == {False}
+    for wrong in (pb.SimulateHaRequest(any_nodes=9), pb.SimulateHaRequest(any_nodes=1, killed_nodes=["n1"])):
+        with pytest.raises(InvalidInput):
+            await service.SimulateHa(wrong, None)
+
+
 @pytest.mark.parametrize(
     ("wish", "error"),
     [

@@ -91,12 +91,13 @@ def nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_resource_is_added_with_what_is_said_and_nothing_else() -> None:
-    api = FakeApi(add=resource())
-    done(api, "add", "vm:100", "--max-restart", "3", "--no-failback", "--comment", "mail", "--priority", "9")
+    api = FakeApi(add=pb.AddHaResourceResponse(resource=resource(), warnings=["without n1, vm:9 would start nowhere"]))
+    result = done(api, "add", "vm:100", "--max-restart", "3", "--no-failback", "--comment", "mail", "--priority", "9")
     assert api.asked == [
         ("add", ("vm:100",), {"state": pb.HA_REQUEST_STATE_STARTED, "comment": "mail", "max_restart": 3,
-                              "max_relocate": None, "failback": False, "priority": 9}),
+                              "max_relocate": None, "failback": False, "priority": 9, "force": False}),
     ]  # fmt: skip
+    assert "warning: without n1, vm:9 would start nowhere" in result.stderr
 
 
 def test_what_is_not_named_is_left_alone() -> None:
@@ -123,9 +124,10 @@ def test_the_status_is_one_page() -> None:
     assert lines[0].split() == ["quorum", "yes"]
     assert "T = 18.0 s" in lines[2]
     assert lines[3].split() == ["HA", "armed"]
-    assert lines[6].split() == ["n1", "online", "0.4", "18.0", "-", "-", "none"]
-    assert lines[7].split() == ["n2", "maintenance", "-", "-", "-", "yes", "-"]
-    assert lines[10].split() == ["vm:100", "started", "started", "n1", "-", "-", "n1", "runs", "it"]
+    assert lines[4].split() == ["reserve", "unknown"]
+    assert lines[7].split() == ["n1", "online", "0.4", "18.0", "-", "-", "none"]
+    assert lines[8].split() == ["n2", "maintenance", "-", "-", "-", "yes", "-"]
+    assert lines[11].split() == ["vm:100", "started", "started", "n1", "-", "-", "n1", "runs", "it"]
 
 
 def test_what_is_wrong_is_said_with_what_to_do() -> None:
@@ -379,7 +381,7 @@ def test_a_simulation_names_targets_time_and_what_is_lost() -> None:
     answer = pb.SimulateHaResponse(keeps_quorum=True, outcomes=outcomes, starts_after_seconds=20.0, unmanaged=["vm:9"])
     api = FakeApi(simulate=answer)
     text = done(api, "simulate", "--kill", "n2", "--kill", "n3").output
-    assert api.asked == [("simulate", (("n2", "n3"),), {})]
+    assert api.asked == [("simulate", (("n2", "n3"),), {"any_nodes": 0})]
     assert [line.split()[:3] for line in text.splitlines()[1:3]] == [
         ["vm:100", "n2", "n3"],
         ["vm:101", "n2", "NOWHERE"],
@@ -388,7 +390,42 @@ def test_a_simulation_names_targets_time_and_what_is_lost() -> None:
     assert "stay down: vm:9" in text
     lost = done(FakeApi(simulate=pb.SimulateHaResponse()), "simulate", "--kill", "n2").output
     assert "without n2 there is no majority" in lost
-    assert run(FakeApi(), "simulate").exit_code == 2
+    assert isinstance(run(FakeApi(), "simulate").exception, InvalidInput)
+    assert isinstance(run(FakeApi(), "simulate", "--kill", "n2", "--any", "1").exception, InvalidInput)
+
+
+def test_the_reserve_is_told_in_the_status_and_asked_for_by_simulate() -> None:
+    homeless = pb.HaOutcome(sid="vm:100", node="nodes/n1", cause="n2 has no room")
+    losses = [
+        pb.HaLoss(nodes=["nodes/n1", "nodes/n2"], message="without n1 and n2 there is no majority"),
+        pb.HaLoss(nodes=["nodes/n1", "nodes/n3"], keeps_quorum=True, homeless=[homeless], message="vm:100 nowhere"),
+    ]
+    bad = pb.HaReserve(nodes=2, looked_at=3, every=3, losses=losses, loss_count=2)
+    result = run(FakeApi(simulate=pb.SimulateHaResponse(reserve=bad)), "simulate", "--any", "2")
+    assert isinstance(result.exception, Refused)
+    assert "NOT for any 2 nodes: without n1 and n2 there is no majority (and 1 more such losses)" in result.output
+    assert [line.split()[:4] for line in result.output.splitlines()[2:4]] == [
+        ["n1", "n2", "all", "-"], ["n1", "n3", "vm:100", "n1"],
+    ]  # fmt: skip
+    good = pb.HaReserve(nodes=1, looked_at=3, every=3, survived=True)
+    api = FakeApi(simulate=pb.SimulateHaResponse(reserve=good))
+    assert "any node may die" in done(api, "simulate", "--any", "1").output
+    assert api.asked == [("simulate", ((),), {"any_nodes": 1})]
+    some = pb.HaReserve(nodes=2, looked_at=500, every=4950)
+    assert "the 500 fullest of 4950" in done(FakeApi(status=state_of(reserve=some)), "status").output
+
+
+def test_one_that_waits_says_for_whom_and_until_when() -> None:
+    waits = resource(state="request_start", waits_for=["vm:9"], waits_at_most_seconds=250.0, retry_in_seconds=250.0)
+    text = done(
+        FakeApi(explain=pb.ExplainHaResourceResponse(resource=waits, fence_in_seconds=-1.0)), "explain", "vm:100"
+    )
+    assert "it waits for vm:9; in 4 min at the latest it waits no longer" in text.output
+    later = pb.HaOutcome(
+        sid="vm:101", node="nodes/n2", target_node="nodes/n3", cause="it is free", waits_for=["vm:9"], later_seconds=20
+    )
+    answer = pb.SimulateHaResponse(keeps_quorum=True, outcomes=[later], starts_after_seconds=20.0)
+    assert "starts after vm:9, 20 s later" in done(FakeApi(simulate=answer), "simulate", "--kill", "n2").output
 
 
 def test_records_are_a_table() -> None:

@@ -9,7 +9,7 @@ import pytest
 from ha.leases import NORMAL, Lease
 from ha.manager import decide
 from ha.manager.ordering import STARTUP_S, STOP_S
-from ha.manager.round import _in_order
+from ha.manager.round import in_order
 from ha.resources import Request, Resource
 from ha.rules import StartOrder, compile_rules
 from ha.status import Disarm, DisarmState, LrmStatus, ManagerStatus, Mode, Remedy, Result, Service, State
@@ -169,7 +169,7 @@ def test_before_a_disarm_only_strict_rules_hold_anybody_up() -> None:
         assert next_of(replace(today, status=status)).state is state
 
 
-def test_a_node_that_is_back_at_once_starts_them_in_order() -> None:
+def test_a_node_that_is_back_at_once_starts_themin_order() -> None:
     today = view({DB: runs(since=900), WEB: runs(since=900)}, order())
     back = replace(today, nodes={**today.nodes, N1: node(N1, incarnation=2)})
     begun = after(back)
@@ -195,7 +195,7 @@ def test_a_chain_starts_one_after_the_other() -> None:
 def test_who_is_waited_for_gets_room_before_those_that_wait() -> None:
     orders = compile_rules((order(), order(then=MAIL, first=WEB)), SIDS, (N1,)).orders
     resources = {sid: Resource(sid, priority=9 if sid == MAIL else 0) for sid in (*SIDS, Sid("vm:1"))}
-    assert _in_order(resources, {}, orders) == [DB, WEB, MAIL, "vm:1"]
+    assert in_order(resources, {}, orders) == [DB, WEB, MAIL, "vm:1"]
 
 
 # Stopping
