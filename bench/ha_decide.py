@@ -21,9 +21,9 @@ from ha.manager import Quiet, decide
 from ha.options import Options
 from ha.placement import NodeFacts, Placed, Policy, Situation
 from ha.resources import Resource
-from ha.rules import Affinity, NodeAffinity, ResourceAffinity, Rule, RuleCache, Rules, compile_rules
+from ha.rules import Affinity, NodeAffinity, ResourceAffinity, Rule, RuleCache, Rules, StartOrder, compile_rules
 from ha.status import LrmStatus, ManagerStatus, NodeState, Result, Service, State
-from ha.view import Config, Node, View
+from ha.view import Config, Node, Startup, View
 from kvorum.ids import NodeName, NodeUid, Sid
 
 NODES, RESOURCES, RULES = 100, 5000, 500
@@ -34,12 +34,16 @@ NOW = 1e9
 
 
 def rules(random: Random, sids: list[Sid], names: list[NodeName]) -> Rules:
-    """Two to five guests each; two fifths about nodes, the rest about guests, most of them strict."""
+    """Two to five guests each; a tenth about who starts first, two fifths of the rest about nodes, the others about guests;
+    most of them strict."""
     found: list[Rule] = []
     for number in range(RULES):
         some = frozenset(random.sample(sids, random.randint(2, 5)))
         is_strict = random.random() < 0.6
-        if random.random() < 0.4:
+        if number % 10 == 9:
+            first, *then = sorted(some)
+            found.append(StartOrder(f"r{number}", frozenset(then), frozenset({first}), 5, is_strict=is_strict))
+        elif random.random() < 0.4:
             nodes = {name: random.randint(0, 2) for name in random.sample(names, NODES // 2)}
             found.append(NodeAffinity(f"r{number}", some, nodes, is_strict))
         else:
@@ -97,7 +101,11 @@ def at_rest(view: View, places: dict[Sid, NodeName], demands: dict[Sid, Demand])
     return replace(
         view,
         nodes=nodes,
-        configs={sid: Config(place, 1, demand=demands[sid]) for sid, place in places.items()},
+        configs={
+            # A fifth of them has an option.
+            sid: Config(place, 1, demand=demands[sid], startup=Startup(int(sid[-1]) if sid[-1] in "12" else None, 3))
+            for sid, place in places.items()
+        },
         status=msgspec.structs.replace(view.status, service_status=services),
     )
 
@@ -108,6 +116,17 @@ def with_dead(view: View, count: int, *, is_fenced: bool) -> View:
     leases = {name: Lease(1, 1, is_fenced, age_s, DEFAULT.terms) for name in dead}
     nodes = {name: replace(node, lease=leases.get(name, node.lease)) for name, node in view.nodes.items()}
     return replace(view, nodes=nodes)
+
+
+def moved(view: View) -> View:
+    """Where a place was found, the file lies there."""
+    status = decide(view, NOW).status
+    assert status is not None
+    configs = {
+        sid: replace(config, node=NodeName(status.service_status[sid].target or config.node))
+        for sid, config in view.configs.items()
+    }
+    return replace(view, status=status, configs=configs)
 
 
 def took_ms(what: Callable[[], object]) -> float:
@@ -130,6 +149,8 @@ def figures(mode: Mode) -> Iterator[tuple[str, float]]:
         silent, fenced = with_dead(view, count, is_fenced=False), with_dead(view, count, is_fenced=True)
         yield f"{mode}: {count} dead, the round that finds it", took_ms(lambda silent=silent: decide(silent, NOW))  # type: ignore[misc]
         yield f"{mode}: {count} fenced, the round that places", took_ms(lambda fenced=fenced: decide(fenced, NOW))  # type: ignore[misc]
+        free = moved(fenced)
+        yield f"{mode}: {count} fenced, the round that starts", took_ms(lambda free=free: decide(free, NOW))  # type: ignore[misc]
 
 
 def alone() -> Iterator[tuple[str, float]]:
