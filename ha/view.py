@@ -61,6 +61,8 @@ class Config:
     # What the guest may use at most, and what it was measured to use.
     demand: Demand = field(default_factory=Demand)
     startup: Startup = field(default_factory=Startup)
+    # As its node tells; None: it has not told. Of a resource the manager's entry says more.
+    is_running: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

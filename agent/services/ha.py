@@ -97,7 +97,7 @@ class HaService(ha_pb2_grpc.HaServiceServicer):
         )
         with suppress(ConfigError):  # then it is among the problems
             response.profile.CopyFrom(messages.profile_message(picture.settings().profile, is_chosen=True))
-        if request.with_reserve:
+        if request.with_reserve and status.service_status:
             found = await asyncio.to_thread(ha_reserve.reserve_of, picture)
             response.reserve.CopyFrom(messages.reserve_message(found))
         return response

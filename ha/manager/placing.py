@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from ha.leases import is_fresh
+from ha.load import NOTHING, Use
 from ha.placement import Board, Choice, NodeFacts, Placed, Preference, Query, Situation
 from ha.resources import Resource
 from ha.status import Mode, Service, State
@@ -128,14 +129,20 @@ class Placing:
         view = self._view
         entries = {Sid(sid): placed(service) for sid, service in view.status.service_status.items()} | self._put
         others: dict[NodeName, int] = {}
+        uses: dict[NodeName, Use] = {}
         for sid, config in view.configs.items():
-            if sid not in entries:
-                others[config.node] = others.get(config.node, 0) + 1
+            if sid in entries or config.is_running is False:
+                continue
+            others[config.node] = others.get(config.node, 0) + 1
+            if config.is_running:
+                # Of one that nobody knows to run it would be a guess, and guests would stay down for it.
+                uses[config.node] = uses.get(config.node, NOTHING) + config.demand.most
         nodes = {
             name: NodeFacts(
                 unready=self._unready(name),
                 capacity=node.capacity,
                 other_guests=others.get(name, 0),
+                other_use=uses.get(name, NOTHING),
                 measured=node.measured,
             )
             for name, node in view.nodes.items()

@@ -75,7 +75,7 @@ def print_status(state: "pb.GetHaStatusResponse") -> None:
             "manager": short(state.manager_node),
             "profile": told_profile(state.profile),
             "HA": told_arming(state),
-            "reserve": told_reserve(state.reserve),
+            **({"reserve": told_reserve(state.reserve)} if state.HasField("reserve") else {}),
         }
     )
     click.echo()
@@ -100,8 +100,6 @@ def told_profile(profile: "pb.HaProfile") -> str:
 
 def told_reserve(reserve: "pb.HaReserve") -> str:
     """Whether any so many nodes may die, and the worst of what would follow."""
-    if not reserve.nodes:
-        return "unknown"
     whichever = "any node" if reserve.nodes == 1 else f"any {reserve.nodes} nodes"
     if reserve.loss_count:
         more = f" (and {reserve.loss_count - 1} more such losses)" if reserve.loss_count > 1 else ""

@@ -124,10 +124,9 @@ def test_the_status_is_one_page() -> None:
     assert lines[0].split() == ["quorum", "yes"]
     assert "T = 18.0 s" in lines[2]
     assert lines[3].split() == ["HA", "armed"]
-    assert lines[4].split() == ["reserve", "unknown"]
-    assert lines[7].split() == ["n1", "online", "0.4", "18.0", "-", "-", "none"]
-    assert lines[8].split() == ["n2", "maintenance", "-", "-", "-", "yes", "-"]
-    assert lines[11].split() == ["vm:100", "started", "started", "n1", "-", "-", "n1", "runs", "it"]
+    assert lines[6].split() == ["n1", "online", "0.4", "18.0", "-", "-", "none"]
+    assert lines[7].split() == ["n2", "maintenance", "-", "-", "-", "yes", "-"]
+    assert lines[10].split() == ["vm:100", "started", "started", "n1", "-", "-", "n1", "runs", "it"]
 
 
 def test_what_is_wrong_is_said_with_what_to_do() -> None:

@@ -105,6 +105,15 @@ def test_a_node_that_takes_no_guests_is_no_reserve_and_no_loss() -> None:
     assert found.every == 2
 
 
+def test_guests_without_ha_take_room_where_they_are_known_to_run() -> None:
+    today = view({A: N1, B: N2}, gib=2, names=NAMES[:2])
+    assert reserve.survey(today, 1, always).is_survived
+    other = Config(N2, 5, demand=Demand(Use(1, GIB)))
+    for is_running, is_survived in ((True, False), (False, True), (None, True)):
+        configs = {**today.configs, SIDS[5]: replace(other, is_running=is_running)}
+        assert reserve.survey(replace(today, configs=configs), 1, always).is_survived is is_survived
+
+
 def test_where_there_are_too_many_sets_it_is_not_called_survived(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reserve, "MAX_SETS", 2)
     found = reserve.survey(view({A: N1, B: N2}), 1, always)
