@@ -12,7 +12,7 @@ from typing import Any
 from ha.load import Demand, Use
 from ha.options import Options, parse_options
 from ha.resources import Resource, parse_request
-from ha.rules import Affinity, NodeAffinity, ResourceAffinity, Rule, Rules
+from ha.rules import Affinity, NodeAffinity, ResourceAffinity, Rule, Rules, StartOrder
 from kvorum.config.properties import render_properties
 from kvorum.ids import NodeName, Sid
 
@@ -155,6 +155,14 @@ def _rules(rules: Sequence[Mapping[str, Any]]) -> list[Rule]:
         if rule["type"] == "node-affinity":
             nodes = {NodeName(name): int(priority) for name, priority in rule["nodes"].items()}
             found.append(NodeAffinity(rule["id"], sids, nodes, bool(rule.get("strict")), is_enabled))
+        elif rule["type"] == "start-order":
+            after, delay_s, deadline_s = (
+                frozenset(map(inside, rule["after"])),
+                rule.get("delay", 0),
+                rule.get("deadline"),
+            )
+            is_strict = bool(rule.get("strict"))
+            found.append(StartOrder(rule["id"], sids, after, delay_s, deadline_s, is_strict, is_enabled))
         else:
             is_strict = bool(rule.get("strict", True))
             found.append(ResourceAffinity(rule["id"], sids, Affinity(rule["affinity"]), is_strict, is_enabled))
