@@ -113,6 +113,8 @@ def _by_rule(case: Case, wait: Wait, since: int) -> Hold | None:
     first = case.view.status.service_status.get(wait.first)
     if case.now >= until:
         return None
+    if first is None and not _is_resource(case.view, wait.first):
+        return None  # nobody knows whether it runs
     if not _wants_running(case.view, wait.first, first) or (first is not None and first.state is State.error):
         if not wait.is_strict:
             return None
@@ -180,9 +182,14 @@ def _wants_running(view: View, sid: Sid, service: Service | None) -> bool:
     return resource is not None and resource.wants_running
 
 
+def _is_resource(view: View, sid: Sid) -> bool:
+    resource = (view.resources or {}).get(sid)
+    return resource is not None and resource.request is not Request.ignored
+
+
 def _lying(service: Service | None) -> str:
     if service is None:
-        return "the manager does not know"
+        return "is new, and not to run"
     return "is in error" if service.state is State.error else f"is requested {service.request}"
 
 

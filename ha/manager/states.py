@@ -87,12 +87,21 @@ def request_start(case: Case, service: Service) -> Service:
     if case.is_ready(service.node) and lease is not None:
         if case.mode(service.node) is not Mode.active:
             return moving.drain(case, service)
-        return ordering.held_start(case, service) or case.order(service, State.started, _shall_run(case, service))
+        return _held(case, service) or case.order(service, State.started, _shall_run(case, service))
     if lease is None or lease.is_resting:
         return case.explain_rest(service)
     return case.explain(
         service, f"{service.node} is not ready: it has no live lease, or does not guard it yet", Remedy.wait
     )
+
+
+def _held(case: Case, service: Service) -> Service | None:
+    """As it waits for others, under an order that its node can answer: that of an earlier life is void there."""
+    held = ordering.held_start(case, service)
+    if held is None or case.is_of_this_life(service):
+        return held
+    again = msgspec.structs.replace(case.order_start(service, held.cause), wait_since=held.wait_since)
+    return ordering.held_start(case, again)
 
 
 def _shall_run(case: Case, service: Service) -> str:

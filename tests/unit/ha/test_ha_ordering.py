@@ -106,6 +106,21 @@ def test_a_stopped_one_holds_up_the_strict_only_and_they_say_what_to_do() -> Non
     assert f"{DB}, which is requested" in found.cause
 
 
+def test_what_ha_does_not_look_after_holds_up_nobody() -> None:
+    today = view({DB: runs(), WEB: entry(State.request_start)}, order(is_strict=True), vm100=Request.ignored)
+    gone = msgspec.structs.replace(today.status, service_status={WEB: today.status.service_status[WEB]})
+    assert next_of(replace(today, status=gone)).state is State.started
+
+
+def test_one_that_waits_does_so_under_an_order_that_its_node_can_answer() -> None:
+    today = view({DB: entry(State.recovery, "n2"), WEB: entry(State.request_start)}, order(is_strict=True))
+    waiting = after(today)
+    back = replace(waiting, nodes={**waiting.nodes, N1: node(N1, incarnation=2)})
+    found = next_of(back, now=NOW + 30)
+    assert (found.state, found.incarnation, found.waits_for, found.wait_since) == (State.request_start, 2, (DB,), NOW)
+    assert found.uid != waiting.status.service_status[WEB].uid
+
+
 def test_it_runs_only_in_this_life_of_its_node_and_while_that_is_well() -> None:
     today = view({DB: runs("n2"), WEB: entry(State.request_start)}, order())
     assert next_of(today).state is State.started
