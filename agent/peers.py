@@ -26,6 +26,8 @@ CHANNEL_OPTIONS: list[tuple[str, str | int]] = [
     ("grpc.keepalive_time_ms", KEEPALIVE_S * 1000),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_S * 1000),
     ("grpc.http2.max_pings_without_data", 0),
+    # Also between calls: a connection that a dead node has left would fail the next call, when the node is long back.
+    ("grpc.keepalive_permit_without_calls", 1),
     # A node that is back should be heard of within a second or two.
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 2000),

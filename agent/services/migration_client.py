@@ -19,7 +19,7 @@ from agent.inventory import GuestFile, GuestKind
 from agent.migration import live, relays, tunnel
 from agent.migration.streams import ByteStream
 from agent.operations.migrate import Carrier, DiskOffer, Prepared
-from kvorum.errors import TaskFailed
+from kvorum.errors import TaskFailed, Unreachable
 from kvorum.ids import NodeName, NodeUid, Vmid, guest_resource
 from kvorum.node import Pki
 from kvorum.v1 import guest_pb2, guest_pb2_grpc, migration_pb2, migration_pb2_grpc, task_pb2, task_pb2_grpc
@@ -52,8 +52,19 @@ class RemoteTarget:
             for offer in disks
         ]
         request = migration_pb2.PrepareMigrationRequest(vmid=vmid, config=config, disks=copies, domain_xml=domain_xml)
-        answer = await self._call("PrepareMigration", request, timeout_s=PREPARE_TIMEOUT_S)
+        answer = await self._prepare(request)
         return Prepared(answer.migration_id, answer.address, answer.memory_port, answer.disk_port, answer.config)
+
+    async def _prepare(self, request: Any) -> Any:
+        """Twice, if nothing is heard the first time: on a connection that broke unseen, while the other node was dead or cut
+        off, it is the first call that finds out. To prepare anew is safe, it makes way for what a first try has left."""
+        try:
+            return await self._call("PrepareMigration", request, timeout_s=PREPARE_TIMEOUT_S)
+        except Unreachable as error:
+            cause = error.__cause__
+            if not isinstance(cause, grpc.aio.AioRpcError) or cause.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+        return await self._call("PrepareMigration", request, timeout_s=PREPARE_TIMEOUT_S)
 
     async def finish(self, migration_id: str) -> None:
         request = migration_pb2.FinishMigrationRequest(migration_id=migration_id)
