@@ -218,7 +218,7 @@ def settle_answers(
 ) -> dict[str, Answer]:
     """Those whose outcome is known by now get it; old ones are forgotten when their file is gone."""
     present = {command.id for command in view.commands}
-    settled = {id_: _settle_answer(id_, answer, services, now) for id_, answer in answers.items()}
+    settled = {id_: _settle_answer(id_, answer, services, view, now) for id_, answer in answers.items()}
     kept = {
         id_: answer
         for id_, answer in settled.items()
@@ -230,7 +230,7 @@ def settle_answers(
     return kept
 
 
-def _settle_answer(id_: str, answer: Answer, services: Mapping[str, Service], now: float) -> Answer:
+def _settle_answer(id_: str, answer: Answer, services: Mapping[str, Service], view: View, now: float) -> Answer:
     if answer.state is not AnswerState.accepted:
         return answer
     service = services.get(answer.sid)
@@ -241,8 +241,18 @@ def _settle_answer(id_: str, answer: Answer, services: Mapping[str, Service], no
     else:
         is_done = service is None or service.state is State.stopped
     cause = service.cause if service is not None else f"{answer.sid} is no resource any more"
+    if not is_done and (why := _why_failed(answer.sid, view)):
+        cause = f"{why}; {cause}"
     state = AnswerState.done if is_done else AnswerState.failed
     return msgspec.structs.replace(answer, state=state, cause=cause, at=int(now))
+
+
+def _why_failed(sid: str, view: View) -> str:
+    """What the node said to the order that the entry has left by now: its present cause is about the next one."""
+    service = view.status.service_status.get(sid)
+    node = view.nodes.get(NodeName(service.node)) if service is not None else None
+    result = node.lrm.results.get(service.uid) if service is not None and node is not None else None
+    return result.cause if result is not None and result.sid == sid and result.exit_code != 0 else ""
 
 
 def actions(view: View, services: Mapping[str, Service], resources: Mapping[Sid, Resource]) -> tuple[Action, ...]:
