@@ -68,14 +68,26 @@ class Link:
 
     @classmethod
     def dial(
-        cls, address: Address, credentials: Credentials, options: Options, *, uid: str, source: str, now: float
+        cls,
+        address: Address,
+        credentials: Credentials,
+        options: Options,
+        *,
+        uid: str,
+        source: str,
+        now: float,
+        patience_s: float,
     ) -> "Link":
-        """Raises OSError when the address cannot be reached at all, or is a name."""
+        """`patience_s`: until the peer's kernel has to have answered.
+
+        Raises OSError when the address cannot be reached at all, or is a name.
+        """
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
         family, kind, protocol, _, target = found[0]
         sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
         try:
             link = cls(sock, credentials, options, uid=uid, now=now)
+            link.deadline = now + patience_s
             if source:
                 # Peers see the cluster network's address, whatever the routes.
                 sock.bind((source, 0))

@@ -44,6 +44,10 @@ _ABSENT_S = 0.1
 _TURN_S = 0.05
 # Between two looks at deadlines and keepalives.
 _LOOK_S = 0.05
+# A link on which so many keepalives were missed is doubtful.
+_MISSED = 3
+# One dial in so many waits for a peer that is far away; the others are for one that is back.
+_PATIENT = 4
 
 
 class Fate(Enum):
@@ -295,16 +299,28 @@ class TlsTransport(Exchange):
                 link.queue(HELLO)
                 self._advance(link, 0, now)
         for uid, peer in self._peers.items():
-            if peer.link is None and peer.dialling is None and peer.addresses and now >= peer.dial_at:
+            is_wanted = peer.link is None or self._is_doubtful(peer.link, now)
+            if not is_wanted and peer.dialling is not None:
+                self._drop(peer.dialling, peer)  # the link was only slow
+            if is_wanted and peer.dialling is None and peer.addresses and now >= peer.dial_at:
                 self._dial(uid, peer, now)
+
+    def _is_doubtful(self, link: Link, now: float) -> bool:
+        """After a cut of the network TCP tries again at ever longer intervals, for as long as the cut itself was. A new
+        connection gets through at once, and takes the old one's place."""
+        return now - link.heard_at > _MISSED * self._options.keepalive_s and not link.is_paused
 
     def _dial(self, uid: str, peer: Peer, now: float) -> None:
         address = peer.addresses[peer.dials % len(peer.addresses)]
         peer.dials += 1
         self._plan_dial(uid, peer, now)
         source = self._bind.host if self._bind.host not in ("", "0.0.0.0", "::") else ""  # noqa: S104
+        is_patient = peer.dials % _PATIENT == 0
+        patience_s = self._options.dial_timeout_s if is_patient else self._options.redial_s
         try:
-            link = Link.dial(address, self._credentials, self._options, uid=uid, source=source, now=now)
+            link = Link.dial(
+                address, self._credentials, self._options, uid=uid, source=source, now=now, patience_s=patience_s
+            )
         except (OSError, ValueError, OverflowError) as error:
             self._say(uid, logging.INFO, f"cannot dial {uid} at {address.host}: {error}", now)
             return
@@ -424,7 +440,9 @@ class TlsTransport(Exchange):
         if peer is not None:
             if error.is_refusal or link.stage is Stage.hello:
                 peer.refusals += 1
-            self._plan_dial(link.uid or "", peer, now)
+            # Who could not be reached is dialled again as planned when this dial began.
+            if link.stage is not Stage.connecting:
+                self._plan_dial(link.uid or "", peer, now)
         who = link.uid or "a stranger"
         self._say(who, logging.WARNING if error.is_refusal else logging.INFO, f"{who} is cut off: {error}", now)
         self._drop(link, peer, Fate.closed if error.is_close else Fate.down)

@@ -160,6 +160,23 @@ def test_a_connection_that_breaks_comes_back_by_itself(cluster: Cluster) -> None
     until(lambda: all(cluster.replicas[first].status().members.values()), timeout_s=10)
 
 
+def test_a_link_that_has_fallen_silent_is_replaced_long_before_it_is_given_up(cluster: Cluster) -> None:
+    """As after a cut of the network, when TCP waits for longer and longer before it sends again."""
+    cluster.with_options(link_timeout_s=60.0, keepalive_s=0.1)
+    first, second = cluster.found(2)
+    cluster.leader()
+    ends = []
+    for one, other in ((first, second), (second, first)):
+        transport = cluster.replicas[one]._transport
+        assert transport is not None
+        ends.append((transport, other, transport._up[other]))
+        # Neither side hears the other on it any more, and neither closes it.
+        transport._epoll.modify(transport._up[other].fileno(), 0)
+    for transport, other, silent in ends:
+        until(lambda t=transport, o=other, s=silent: t._up.get(o, s) is not s, timeout_s=15, what="another link")
+    cluster.replicas[cluster.leader()].propose(b"x", deadline_s=5)
+
+
 def test_links_live_on_while_the_raft_thread_is_busy(cluster: Cluster) -> None:
     """As when it loads a snapshot: the stand-in keeps them alive, for several times the silence that would end them."""
     silence_s = 0.8
