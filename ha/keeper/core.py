@@ -27,8 +27,9 @@ from dataclasses import dataclass, replace
 from ha.lease_state import KILLED, LIVE, NONE, PAUSED, LeaseState
 from ha.leases import DEFAULT, Profile, strictest
 
-# What the keeper does when an acquisition fails: soon again, but not at once.
-RETRY_S = 0.5
+# A call that failed is made again so much later, not only when the next renewal is due: a store without quorum says so at once,
+# and after a stall a profile leaves half a second for the first answer (`leases.MARGIN_S`).
+RETRY_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +263,7 @@ def _take(state: State, event: Event, now: float) -> tuple[State, tuple[Action, 
                 return state, ()
             return replace(state, phase=KILLED, ending_since=now, cause="the lease has been fenced"), (Kill(),)
         case Failed():
-            return replace(state, calling_since=None, next_call_at=max(state.next_call_at, now + RETRY_S)), ()
+            return replace(state, calling_since=None, next_call_at=now + RETRY_S), ()
         case GuestsLoaded():
             wanted = event.profile or state.wanted
             state = replace(

@@ -33,7 +33,7 @@ from ha.keeper.core import (
     step,
 )
 from ha.lease_state import KILLED, LIVE, NONE, PAUSED, LeaseState
-from ha.leases import FAST, PATIENT, Profile
+from ha.leases import FAST, MARGIN_S, PATIENT, PROFILES, Profile
 
 LIVES_FAST: dict[str, Any] = {"profile": FAST, "spoken": FAST, "wanted": FAST}
 
@@ -192,8 +192,25 @@ def test_a_failed_call_waits_a_little_and_changes_nothing_else() -> None:
     keeper.at(101.0, Tick())
     keeper.at(101.8, Failed("no answer"))
     assert (keeper.state.phase, keeper.state.anchor) == (LIVE, 100.0)
-    assert Renew(7, FAST) not in keeper.at(102.2, Tick())
-    assert Renew(7, FAST) in keeper.at(102.3, Tick())
+    assert Renew(7, FAST) not in keeper.at(101.9, Tick())
+    assert Renew(7, FAST) in keeper.at(102.0, Tick())
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=list(PROFILES))
+def test_a_stall_that_the_profile_tolerates_ends_no_guest_whenever_it_begins(profile: Profile) -> None:
+    """The store says at once that it has no quorum, also for a moment after the stall."""
+    for begin in range(100, 100 + math.ceil(profile.renew_period_s) + 1):
+        lives: dict[str, Any] = {"profile": profile, "spoken": profile, "wanted": profile}
+        keeper = Dialogue(State(phase=LIVE, incarnation=7, anchor=100.0, next_call_at=100.0, sids=("vm:100",), **lives))
+        now = 100.0
+        while now < begin + 3 * profile.kill_after_s:
+            actions = keeper.at(now, Tick(is_running=True))
+            assert Kill() not in actions, f"at {now:.2f}, of a stall from {begin}"
+            if Renew(7, profile) in actions:
+                is_stalled = begin < now < begin + profile.tolerates_s + MARGIN_S / 2
+                keeper.at(now + 0.01, Failed("no quorum") if is_stalled else Renewed(now, 7))
+            now += 0.02
+        assert keeper.state.phase == LIVE
 
 
 def test_an_acquisition_that_was_answered_too_late_is_not_used() -> None:
