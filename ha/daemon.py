@@ -25,6 +25,7 @@ from .hands import Hands
 from .lease_state import boottime
 from .loads import Loads
 from .mirror import Mirror
+from .outage import Outage
 from .status import MANAGER_STATUS, LrmStatus, ManagerStatus, lrm_status_path, render
 from .world import (
     Absences,
@@ -32,6 +33,7 @@ from .world import (
     Parsed,
     Reading,
     fence_candidates,
+    leases_of,
     local_view,
     manager_view,
     read_fence_config,
@@ -73,6 +75,7 @@ class Rounds:
         self._history = History()
         self._loads = Loads(store)
         self._fencer = Fencer(store)
+        self._outage = Outage()
         self._is_manager = False
         self._is_settled = False
         self._shutdown: lrm.Shutdown | None = None
@@ -125,6 +128,8 @@ class Rounds:
             # A replica that has just started shows the past until it has caught up: decide nothing on it.
             if not reading.replica.ready or self._is_of_another_epoch(reading, group):
                 return
+            leases = leases_of(reading).values()
+            self._outage.look(leases, is_quorate=reading.leases.quorate, now=boottime())
             await self._manage(reading, group)
             if self._is_settled:
                 await self._keep_local(reading, group)
@@ -145,7 +150,7 @@ class Rounds:
             self._mirroring.cancel()
         self._mirror = Mirror(self._store, self._wake.set)
         self._mirroring = group.create_task(self._mirror.run())
-        self._parsed, self._absences = Parsed(), Absences()
+        self._parsed, self._absences, self._outage = Parsed(), Absences(), Outage()
         self._quiet, self._history = manager.Quiet(), History()
         self._memory = lrm.Memory(session=uuid.uuid4().hex)
         self._is_settled = False
@@ -169,6 +174,7 @@ class Rounds:
             return
         await self._loads.refresh(boottime())
         view = manager_view(reading, self._identity, self._parsed, self._absences, now=boottime())
+        view = self._outage.excuse(view, boottime())
         view = self._loads.added_to(view, self._history)
         if view.is_quorate:
             self._fencer.look(

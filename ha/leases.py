@@ -214,11 +214,14 @@ class Lease:
     terms: Terms
     # Given back: nothing is guarded under it, and it is never renewed again.
     is_resting: bool = False
+    # Nobody could renew until a moment ago, so its silence says nothing yet (`ha.outage`).
+    is_excused: bool = False
 
 
 def may_fence(lease: Lease) -> bool:
     """Whether the holder has had its time. The fence itself is refused, in apply, if it has renewed meanwhile."""
-    return not lease.is_fenced and not lease.is_resting and lease.age_s > lease.terms.takeover_after_s
+    is_over = lease.is_fenced or lease.is_resting or lease.is_excused
+    return not is_over and lease.age_s > lease.terms.takeover_after_s
 
 
 def is_fresh(lease: Lease) -> bool:

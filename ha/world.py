@@ -154,9 +154,9 @@ class Absences:
         return left
 
 
-def manager_view(reading: Reading, identity: Identity, parsed: Parsed, absences: Absences, *, now: float) -> View:
-    """`now` on the boot-time clock. Raises ConfigError when the manager's own status cannot be read."""
-    leases = {
+def leases_of(reading: Reading) -> Mapping[str, Lease]:
+    """By member, as the own replica knows them."""
+    return {
         lease.uid: Lease(
             lease.incarnation,
             lease.renewal,
@@ -167,6 +167,11 @@ def manager_view(reading: Reading, identity: Identity, parsed: Parsed, absences:
         )
         for lease in reading.leases.leases
     }
+
+
+def manager_view(reading: Reading, identity: Identity, parsed: Parsed, absences: Absences, *, now: float) -> View:
+    """`now` on the boot-time clock. Raises ConfigError when the manager's own status cannot be read."""
+    leases = leases_of(reading)
     nodes = {
         NodeName(member.name): Node(
             name=NodeName(member.name),

@@ -44,6 +44,7 @@ def targets(candidates: Mapping[str, Candidate], *, own: str, members: int) -> t
         if name != own
         and not one.lease.is_fenced
         and not one.lease.is_resting
+        and not one.lease.is_excused
         and one.lease.age_s > switch_off_after_s(one.lease.terms)
     ]
     if len(silent) > (members - 1) // 2:

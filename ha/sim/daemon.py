@@ -23,6 +23,7 @@ from ha.manager import (
     RequestStopped,
     decide,
 )
+from ha.outage import Outage
 from ha.resources import RESOURCES_CFG, Request
 from ha.status import MANAGER_STATUS, lrm_status_path
 from ha.view import Node, View
@@ -59,8 +60,9 @@ class Daemon:
     on_migrate: Callable[[str, str, str, Callable[[str], None]], None] = lambda _source, _sid, _target, _done: None
     shutdown: lrm.Shutdown | None = None
     on_rest: Callable[[], None] = lambda: None
-    # Of balancing, and of a round that had nothing to do; gone with the process.
+    # Of balancing, of a time without a majority, and of a round that had nothing to do; gone with the process.
     history: History = field(default_factory=History)
+    outage: Outage = field(default_factory=Outage)
     quiet: Quiet = field(default_factory=Quiet)
 
     def start(self) -> None:
@@ -70,7 +72,7 @@ class Daemon:
         self.is_up = True
         self.is_writing = self.is_managing = False
         self.shutdown = None
-        self.history, self.quiet = History(), Quiet()
+        self.history, self.outage, self.quiet = History(), Outage(), Quiet()
         self.memory = lrm.Memory(session=f"{self.host.name}-{self.life}")
         self._again(self.life)
 
@@ -88,7 +90,11 @@ class Daemon:
 
     def round(self) -> None:
         self._serve()
-        if not self.is_managing and self.store.replicas[self.host.name].believes_to_lead:
+        replica = self.store.replicas[self.host.name]
+        if self.outage.is_of_use(is_quorate=replica.is_quorate):
+            leases = [node.lease for node in self._nodes(self.reading()).values() if node.lease is not None]
+            self.outage.look(leases, is_quorate=replica.is_quorate, now=self.host.clock())
+        if not self.is_managing and replica.believes_to_lead:
             self._manage()
 
     def _propose(self, command: Command, then: "partial[None]") -> None:
@@ -201,7 +207,7 @@ class Daemon:
         return nodes
 
     def _manage(self) -> None:
-        view = self.view()
+        view = self.outage.excuse(self.view(), self.host.clock())
         revision, now = self.reading().revision, self.epoch + self.host.timeline.now
         if self.quiet.is_same(view, revision, now):
             return
