@@ -122,6 +122,8 @@ class LocalView:
     shutdown: Shutdown | None = None
     # Who starts after whom, and so stops before.
     orders: Orders = field(default_factory=Orders)
+    # Of the member that this node is.
+    uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,7 @@ def finish(memory: Memory, done: Done, now: float) -> Memory:
 
 def step(memory: Memory, view: LocalView, now: float) -> tuple[Memory, Steps]:
     """`now` on the boot-time clock."""
-    mine = {sid: order for sid, order in sorted(view.status.service_status.items()) if order.node == view.node}
+    mine = {sid: order for sid, order in sorted(view.status.service_status.items()) if _is_mine(view, order)}
     memory = _forget(memory, mine)
     mode = _mode(view, now)
     actions: list[Action] = []
@@ -234,7 +236,13 @@ def _status(memory: Memory, view: LocalView, mine: Mapping[str, Service], mode: 
         incarnation=view.lease.incarnation if is_live else view.written.incarnation,
         tracked=tuple(sorted(acknowledged)),
         session=memory.session,
+        uid=view.uid,
     )
+
+
+def _is_mine(view: LocalView, order: Service) -> bool:
+    """Not what a node was ordered that was removed and had our name before us."""
+    return order.node == view.node and order.node_uid in ("", view.uid)
 
 
 def _forget(memory: Memory, mine: Mapping[str, Service]) -> Memory:

@@ -80,13 +80,15 @@ class Remedy(StrEnum):
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One resource. The assignment is (`node`, `incarnation`, `uid`): an order to that node, in that life of it."""
+    """One resource. The assignment is (`node`, `node_uid`, `incarnation`, `uid`): an order to that node, in that life of it."""
 
     state: State
     node: str
     uid: str
     # The node's lease under which the order was given. In a later life of the node it is void.
     incarnation: int
+    # The member that had the name then; a machine that has joined under it since is another node (`manager.strangers`).
+    node_uid: str = ""
     # Why it is in this state, in a sentence.
     cause: str = ""
     # What was wanted when resources.cfg could be read the last time.
@@ -203,6 +205,8 @@ class LrmStatus(msgspec.Struct, frozen=True, kw_only=True):
     tracked: tuple[str, ...] = ()
     # One life of the daemon: its first write shuts out whatever an earlier life may still have under way.
     session: str = ""
+    # The member that wrote it; one that has its name now has not said anything by it.
+    uid: str = ""
 
 
 def parse_manager_status(content: bytes) -> ManagerStatus:

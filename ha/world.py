@@ -146,7 +146,9 @@ class Absences:
         self.since = {name: self.since.get(name, now) for name in absent}
         for member in members.values():
             if member.lease is not None:
-                self.takeover_s[member.name] = max(member.lease.terms.takeover_after_s, longest_s)
+                takeover_s = max(member.lease.terms.takeover_after_s, longest_s)
+                # By its UUID as well, should another machine get its name (`manager.strangers`).
+                self.takeover_s[member.name] = self.takeover_s[member.uid] = takeover_s
         left: dict[NodeName, float] = {}
         for name, began in self.since.items():
             self.takeover_s[name] = max(self.takeover_s.get(name, LONGEST_TAKEOVER_S), longest_s)
@@ -177,7 +179,7 @@ def manager_view(reading: Reading, identity: Identity, parsed: Parsed, absences:
             name=NodeName(member.name),
             uid=NodeUid(member.uid),
             lease=leases.get(member.uid),
-            lrm=_lrm_status(reading, member.name, parsed),
+            lrm=_lrm_status(reading, member.name, parsed, uid=member.uid),
         )
         for member in reading.replica.members
         if not member.witness  # runs no guests, so nothing is placed there
@@ -246,12 +248,13 @@ async def local_view(
         resources=_resources(reading, parsed) or {},
         configs=_own_configs(reading, identity.name),
         running=frozenset(found.sid for found in processes),
-        written=_lrm_status(reading, identity.name, parsed),
+        written=_lrm_status(reading, identity.name, parsed, uid=identity.uid),
         registered=registered,
         is_lease_wanted=files.is_lease_wanted(),
         options=_options(reading, parsed),
         shutdown=shutdown,
         orders=_orders(reading, parsed, shutdown),
+        uid=identity.uid,
     )
     return view, processes
 
@@ -298,13 +301,15 @@ def _parse_options(content: bytes) -> Options:
     return options
 
 
-def _lrm_status(reading: Reading, node: str, parsed: Parsed) -> LrmStatus:
-    """A damaged one counts as none: nothing is known of that node, so nothing of it is recovered."""
+def _lrm_status(reading: Reading, node: str, parsed: Parsed, *, uid: str) -> LrmStatus:
+    """A damaged one counts as none: nothing is known of that node, so nothing of it is recovered. So does one of a member
+    that was removed and had this name."""
     path = lrm_status_path(node)
     try:
-        return parsed.get(reading, path, lambda content: parse_lrm_status(content, path))
+        status = parsed.get(reading, path, lambda content: parse_lrm_status(content, path))
     except ConfigError:
         return LrmStatus()
+    return status if status.uid in ("", uid) else LrmStatus()
 
 
 def _own_configs(reading: Reading, node: str) -> frozenset[str]:

@@ -147,7 +147,8 @@ class Case:
     ) -> Service:
         """A new order, under a new uid, to the node in its present life."""
         where = service.node if node is None else node
-        lease = self.lease(where)
+        member, lease = self.node(where), self.lease(where)
+        kept = service.node_uid if where == service.node else ""
         return msgspec.structs.replace(
             service,
             state=state,
@@ -155,6 +156,7 @@ class Case:
             target=target,
             uid=f"{self.view.status_version}-{int(self.now)}-{self.sid}",
             incarnation=lease.incarnation if lease is not None else 0,
+            node_uid=member.uid if member is not None else kept,
             cause=cause,
             cmd=cmd,
             command=command,

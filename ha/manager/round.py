@@ -18,6 +18,7 @@ from . import arming, balancing, commands, nodes, states
 from .case import Case
 from .decision import Action, Decision, MoveConfig
 from .placing import Placing
+from .strangers import told_apart
 
 # Locks that mean nothing once their holder is gone; what else holds a guest is for a person.
 STALE_LOCKS = frozenset(
@@ -29,6 +30,7 @@ def decide(view: View, now: float) -> Decision:
     """`now` in seconds since the epoch: for timestamps, back-off and the end of a disarm only, never for safety."""
     if not view.is_leader or not view.is_quorate:
         return Decision(status=None)
+    before, view = view.status, told_apart(view)
     resources = _resources(view)
     placing = Placing(view)
     desk = commands.Desk(view, resources, now, placing, dict(view.status.service_status))
@@ -47,11 +49,11 @@ def decide(view: View, now: float) -> Decision:
         disarm=disarm,
         answers=commands.settle_answers(desk.answers, services, view, now),
     )
-    is_changed = status != view.status
+    is_changed = status != before
     return Decision(
         status=msgspec.structs.replace(status, timestamp=int(now)) if is_changed else None,
         actions=_actions(view, services, resources, placing),
-        journal=(*desk.journal, *_journal(view.status, status)),
+        journal=(*desk.journal, *_journal(before, status)),
         history=history,
     )
 

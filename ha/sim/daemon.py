@@ -130,6 +130,7 @@ class Daemon:
             options=reading.options,
             shutdown=self.shutdown,
             orders=reading.rules.orders,
+            uid=host.name,
         )
 
     def _serve(self) -> None:

@@ -347,3 +347,13 @@ def test_whom_the_keeper_has_stopped_stays_on_its_list_until_it_goes_on_or_is_go
     for phase in (PAUSED, KILLED):
         assert _step(replace(view, lease=LeaseState(phase=phase, incarnation=3)))[1].register == (SID,)
     assert _step(replace(view, lease=LeaseState()))[1].register == ()
+
+
+def test_an_order_to_a_machine_that_had_our_name_before_us_is_not_ours() -> None:
+    """Even when our lease counts as its did: both begin with 1."""
+    order = Service(state=State.started, node="n1", node_uid="u-before", uid="o1", incarnation=3)
+    status = ManagerStatus(service_status={SID: order})
+    _, steps = _step(_view(State.started, status=status, uid="u-now"))
+    assert steps.actions == () and _code(steps) is None
+    assert steps.status.uid == "u-now"
+    assert _step(_view(State.started, status=status, uid="u-before"))[1].actions == (Start(SID, "o1", 3),)

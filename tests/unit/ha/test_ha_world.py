@@ -8,7 +8,7 @@ from ha.leases import FAST, LONGEST_TAKEOVER_S, PATIENT, Lease
 from ha.load import Demand, Use
 from ha.options import DATACENTER_CFG
 from ha.resources import RESOURCES_CFG
-from ha.status import MANAGER_STATUS, parse_manager_status
+from ha.status import MANAGER_STATUS, LrmStatus, parse_manager_status
 from ha.view import Command, Node, Startup
 from ha.world import Absences, Parsed, Reading, manager_view
 from kvorum.errors import ConfigError
@@ -108,3 +108,18 @@ def test_a_node_that_leaves_just_after_a_longer_profile_was_chosen_may_live_by_i
 def _members(*names: str) -> dict[NodeName, Node]:
     lease = Lease(1, 1, False, 0.0, FAST.terms)
     return {NodeName(name): Node(NodeName(name), NodeUid(f"u-{name}"), lease) for name in names}
+
+
+def test_what_a_removed_node_wrote_is_no_word_of_who_has_its_name_now() -> None:
+    """Neither that it guards anything nor what it answered."""
+    written = {"nodes/n1/lrm_status": b'{"incarnation": 3, "tracked": ["vm:100"], "session": "s", "uid": "u-before"}'}
+    view = manager_view(_reading(written), ME, Parsed(), Absences(), now=1.0)
+    assert view.nodes["n1"].lrm == LrmStatus()  # type: ignore[index]
+    own = {"nodes/n1/lrm_status": written["nodes/n1/lrm_status"].replace(b"u-before", b"u1")}
+    assert manager_view(_reading(own), ME, Parsed(), Absences(), now=1.0).nodes["n1"].lrm.tracked == ("vm:100",)  # type: ignore[index]
+
+
+def test_a_removed_node_is_waited_for_as_long_under_its_uuid_as_under_its_name() -> None:
+    absences = Absences()
+    absences.look(["n2"], _members("n1", "n2"), 9.0, 100.0)
+    assert absences.look(["u-n2"], _members("n1"), 9.0, 101.0) == {"u-n2": FAST.takeover_after_s}
