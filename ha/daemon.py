@@ -231,7 +231,7 @@ class Rounds:
         for action in steps.actions:
             log.info("%s: %s", action.sid, type(action).__name__.lower())
             group.create_task(self._perform(action))
-        if lrm.is_news(steps.status, view.written):
+        if lrm.must_write(self._memory, steps.status, view.written):
             await self._write_lrm_status(steps.status, reading)
         if self._shutdown is not None and steps.is_at_rest:
             self._at_rest.set()
@@ -245,6 +245,7 @@ class Rounds:
         path = lrm_status_path(self._identity.name)
         version = reading.version(path)
         stamped = msgspec.structs.replace(status, timestamp=int(time.time()))
+        self._memory = lrm.writing(self._memory, status)
         try:
             await self._store.write(
                 path,
@@ -256,3 +257,5 @@ class Rounds:
             )
         except (StaleVersion, AlreadyExists):
             self._wake.set()
+        else:
+            self._memory = lrm.answered(self._memory)

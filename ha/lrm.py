@@ -91,6 +91,8 @@ class Memory:
     busy: frozenset[str] = frozenset()
     attempts: Mapping[str, Attempt] = field(default_factory=dict)
     results: Mapping[str, Result] = field(default_factory=dict)
+    # Sids that a write of our status acknowledges of which nobody knows yet whether it took effect, or will.
+    unanswered: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,7 @@ def step(memory: Memory, view: LocalView, now: float) -> tuple[Memory, Steps]:
     wanted = _wanted(view)
     status = _status(memory, view, mine, mode, wanted)
     is_at_rest = not (view.running or memory.busy or actions)
-    return memory, Steps(tuple(actions), status, _register(view, wanted), bool(wanted), is_at_rest)
+    return memory, Steps(tuple(actions), status, _register(memory, view, wanted), bool(wanted), is_at_rest)
 
 
 def _mode(view: LocalView, now: float) -> Mode:
@@ -211,15 +213,18 @@ def _wanted(view: LocalView) -> set[str]:
     return {*looked_after, *view.status.service_status}
 
 
-def _register(view: LocalView, wanted: set[str]) -> tuple[str, ...]:
-    """What the store says is acknowledged stays on the list, whatever happens. What is new comes on it under a lease: it may
-    run already, and the keeper ends what runs without one."""
+def _register(memory: Memory, view: LocalView, wanted: set[str]) -> tuple[str, ...]:
+    """What the store says is acknowledged stays on the list, whatever happens, and so does what a write says that may take
+    effect yet: of ours, or of an earlier life of the daemon until our first write has shut that out. What is new comes on
+    it under a lease: it may run already, and the keeper ends what runs without one."""
     is_live = view.lease.phase == LIVE
     if view.lease.phase in (PAUSED, KILLED):
         # Whom the keeper has stopped it must wake or end as well.
-        return tuple(sorted({*view.registered, *view.written.tracked}))
+        return tuple(sorted({*view.registered, *view.written.tracked, *memory.unanswered}))
     listed = wanted if is_live else wanted & set(view.registered)
-    return tuple(sorted({*listed, *view.written.tracked}))
+    if view.written.session != memory.session:
+        listed = {*listed, *view.registered}
+    return tuple(sorted({*listed, *view.written.tracked, *memory.unanswered}))
 
 
 def _status(memory: Memory, view: LocalView, mine: Mapping[str, Service], mode: Mode, wanted: set[str]) -> LrmStatus:
@@ -404,6 +409,21 @@ def _remember(memory: Memory, order: Service, attempt: Attempt) -> Memory:
 
 def _delay(failures: int) -> float:
     return min(RETRY_MAX_S, RETRY_FIRST_S * float(2 ** min(max(failures - 1, 0), 10)))
+
+
+def must_write(memory: Memory, status: LrmStatus, written: LrmStatus) -> bool:
+    """Also what is no news, when an earlier write may take effect yet: at the same version, only one of them does."""
+    return bool(memory.unanswered) or is_news(status, written)
+
+
+def writing(memory: Memory, status: LrmStatus) -> Memory:
+    """Before each write."""
+    return replace(memory, unanswered=memory.unanswered | set(status.tracked))
+
+
+def answered(memory: Memory) -> Memory:
+    """The last write took effect, so no earlier one will: all are guarded by the version that was read."""
+    return replace(memory, unanswered=frozenset())
 
 
 def is_news(status: LrmStatus, written: LrmStatus) -> bool:

@@ -145,14 +145,17 @@ class Daemon:
             self._act(action)
         if self.shutdown is not None and steps.is_at_rest:
             self.on_rest()
-        if not self.is_writing and lrm.is_news(steps.status, view.written):
+        if not self.is_writing and lrm.must_write(self.memory, steps.status, view.written):
             self.is_writing = True
+            self.memory = lrm.writing(self.memory, steps.status)
             path = lrm_status_path(self.host.name)
             version = self.reading().versions.get(path, 0)
             self._propose(Write(path, steps.status, version), partial(self._written))
 
-    def _written(self, _answer: Answer) -> None:
+    def _written(self, answer: Answer) -> None:
         self.is_writing = False
+        if isinstance(answer, StoreDone):
+            self.memory = lrm.answered(self.memory)
 
     def _act(self, action: lrm.Action) -> None:
         life = self.life

@@ -16,9 +16,12 @@ from ha.lrm import (
     Start,
     Steps,
     Stop,
+    answered,
     finish,
     is_news,
+    must_write,
     step,
+    writing,
 )
 from ha.manager import has_released
 from ha.options import Options, ShutdownPolicy
@@ -357,3 +360,23 @@ def test_an_order_to_a_machine_that_had_our_name_before_us_is_not_ours() -> None
     assert steps.actions == () and _code(steps) is None
     assert steps.status.uid == "u-now"
     assert _step(_view(State.started, status=status, uid="u-before"))[1].actions == (Start(SID, "o1", 3),)
+
+
+def test_what_an_unanswered_write_may_acknowledge_stays_on_the_list_until_a_later_one_has_taken_effect() -> None:
+    """The resource is removed meanwhile; taken off at once, it would be acknowledged unguarded when the write comes late."""
+    memory, steps = _step(_view(State.started, runs=True))
+    assert steps.status.tracked == (SID,)
+    memory = writing(memory, steps.status)
+    removed = _view(State.started, resources={}, status=ManagerStatus())
+    memory, steps = _step(removed, memory=memory)
+    assert steps.register == (SID,) and steps.status.tracked == ()
+    assert must_write(memory, steps.status, steps.status), "only so is the earlier one shut out"
+    memory = answered(writing(memory, steps.status))
+    memory, steps = _step(removed, memory=memory)
+    assert steps.register == () and not must_write(memory, steps.status, steps.status)
+
+
+def test_a_new_life_takes_nothing_off_the_list_before_its_first_write_has_shut_out_the_earlier() -> None:
+    removed = _view(State.started, resources={}, status=ManagerStatus(), written=LrmStatus(session="before"))
+    assert _step(removed)[1].register == (SID,)
+    assert _step(replace(removed, written=LrmStatus(session="s")))[1].register == ()
