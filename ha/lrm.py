@@ -18,7 +18,7 @@ from .lease_state import KILLED, LIVE, PAUSED, LeaseState, may_start
 from .options import Options, ShutdownPolicy
 from .resources import Request, Resource
 from .rules import Orders
-from .status import LETTING_GO, LrmStatus, ManagerStatus, Mode, NodeState, Result, Service, State
+from .status import CAME_BACK, LETTING_GO, LrmStatus, ManagerStatus, Mode, NodeState, Result, Service, State
 
 # A guest that ran this long has started well; what ends it later counts as a new failure, not as one more.
 PROVEN_S = 30.0
@@ -321,7 +321,7 @@ def _carry_away(memory: Memory, view: LocalView, sid: Sid, order: Service, now: 
     if attempt.started_at is not None:
         # The agent says that it went well; the file's new place is on its way to us, unless somebody moved it back.
         if now - attempt.started_at >= RELEASE_GRACE_S:
-            return _answer(memory, sid, order, 1, "its config file is here again"), None
+            return _answer(memory, sid, order, CAME_BACK, "its config file is here again"), None
         return memory, None
     if view.status.node_status.get(order.target) is NodeState.fence:
         return _answer(memory, sid, order, 1, f"{order.target} is being fenced"), None

@@ -2,10 +2,10 @@
 for what it remembers of its last look.
 
 When the network is whole again, the first leader finds leases of which all are older than T, and its first round would fence
-(and switch off) nodes that are up and about to renew. An outage is known by this: the own replica had no majority, and no lease at
-all was fresh any more; had there been a majority elsewhere, somebody would have renewed. Then nobody's silence counts for as
-long as any holder sits out a lost renewal, A. When a leader dies, the others' leases are still fresh at the election, and nothing is
-waited for. A fence that comes later than it might is never wrong.
+(and switch off) nodes that are up and about to renew. An outage is known by this: the own replica had no majority, and no lease
+at all was fresh any more; had there been a majority elsewhere, somebody would have renewed. Then nobody's silence counts for as
+long as any holder sits out a lost renewal, A. When a leader dies, the others' leases are still fresh at the election, and
+nothing is waited for. A fence that comes later than it might is never wrong.
 """
 
 from collections.abc import Collection, Iterable

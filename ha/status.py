@@ -39,6 +39,10 @@ class State(StrEnum):
 LETTING_GO = frozenset({State.request_stop, State.stopped, State.migrate, State.relocate})
 
 
+# Exit code of a migration (`Result`).
+CAME_BACK = 2
+
+
 class NodeState(StrEnum):
     online = "online"
     maintenance = "maintenance"
@@ -97,6 +101,9 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     target: str = ""
     # The order's verb and its argument, as in Proxmox VE. A `migrate` without one follows a file that has moved already.
     cmd: tuple[str, ...] = ()
+    # Where a live migration was to bring it that began under this order, or under one before: its copy may run there, whatever
+    # became of the file since. Nobody else gets the guest before that node has let go of it, too.
+    carried_to: str = ""
     # The operator's command that this carries out, by its id.
     command: str = ""
     # Seconds for a graceful stop; 0 pulls the plug.
@@ -185,7 +192,8 @@ class ManagerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What came of an order. Exit code 0: done; 1: failed, and this node will not try again under the same uid."""
+    """What came of an order. Exit code 0: done; 1: failed, and this node will not try again under the same uid; 2: of a
+    migration, the guest has left, but its file is here again."""
 
     sid: str
     state: str

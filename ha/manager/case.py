@@ -145,8 +145,11 @@ class Case:
         cmd: tuple[str, ...] = (),
         command: str = "",
     ) -> Service:
-        """A new order, under a new uid, to the node in its present life."""
+        """A new order, under a new uid, to the node in its present life. To another node than before only when that has
+        released the guest; and where a migration may have left it running, it is asked for first."""
         where = service.node if node is None else node
+        if where != service.node and service.carried_to not in ("", where):
+            return self.order_release_there(service, where)
         member, lease = self.node(where), self.lease(where)
         kept = service.node_uid if where == service.node else ""
         return msgspec.structs.replace(
@@ -160,6 +163,8 @@ class Case:
             cause=cause,
             cmd=cmd,
             command=command,
+            # Of a migration that failed nothing is left; of one whose file has gone on its copy may.
+            carried_to=service.carried_to if where == service.node != self.place() else "",
             timeout=None,
             after_fence=0,
             running=0,
@@ -223,6 +228,14 @@ class Case:
             service, State.migrate, f"its config file lies on {place} now; {service.node} lets go of it", target=place
         )
         return msgspec.structs.replace(entry, incarnation=service.incarnation)
+
+    def order_release_there(self, service: Service, place: str) -> Service:
+        """The same of the node to which a migration may have carried it, in the life in which that is now: its keeper has
+        seen to what ran in an earlier one."""
+        there = service.carried_to
+        cause = f"its config file lies on {place}; {there}, where a migration was to bring it, lets go of it first"
+        asked = msgspec.structs.replace(service, node=there, node_uid="", carried_to="")
+        return self.order(asked, State.migrate, cause, target=place)
 
     def elsewhere_or_lost(self, service: Service) -> Service | None:
         """The entry's next state when its file lies elsewhere or its node is silent."""

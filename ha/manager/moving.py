@@ -9,7 +9,7 @@ so a fence of source or target at any moment leaves one owner: where the file is
 import msgspec
 
 from ha.placement import Choice, Preference
-from ha.status import Mode, Remedy, Service, State
+from ha.status import CAME_BACK, Mode, Remedy, Service, State
 
 from . import ordering
 from .case import Case, backoff_s, in_batch
@@ -26,7 +26,7 @@ def begin(case: Case, service: Service, verb: str, target: str, cause: str, *, c
     if service.state is State.stopped:
         entry = case.turn(service, State.relocate, cause, target=target)
         return msgspec.structs.replace(entry, cmd=(RELOCATE, target), command=command)
-    return case.order(
+    entry = case.order(
         service,
         State.migrate if live else State.relocate,
         cause,
@@ -34,6 +34,7 @@ def begin(case: Case, service: Service, verb: str, target: str, cause: str, *, c
         cmd=(MIGRATE if live else RELOCATE, target),
         command=command,
     )
+    return msgspec.structs.replace(entry, carried_to=target) if live else entry
 
 
 def while_running(case: Case, service: Service) -> Service:
@@ -124,6 +125,8 @@ def _under_way(case: Case, service: Service) -> Service:
             service, f"{service.node} is back in a new life; the migration ended with the old"
         )
     result = case.result(service)
+    if result is not None and result.exit_code == CAME_BACK and service.carried_to:
+        return case.order_release_there(service, service.node)
     if result is not None and result.exit_code != 0:
         entry = failed(case, service)
         return case.order_as_requested(entry, f"it stays on {service.node}: {result.cause or 'the migration failed'}")

@@ -43,8 +43,10 @@ def leave(case: Case, service: Service) -> Service | None:
     Else the same guest, made a resource again, would be a new one that nobody knows to run anywhere.
     """
     place = case.place()
-    if not place or place == service.node or case.released(service):
+    if not place or place == service.node:
         return None
+    if case.released(service):
+        return case.order_release_there(service, place) if service.carried_to not in ("", place) else None
     if case.view.status.is_disarmed:
         return rest(case, service)
     if case.is_lost(service):

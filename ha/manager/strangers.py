@@ -1,8 +1,9 @@
 """Orders of a node whose name another machine has by now. Pure.
 
-A node is its member's UUID; the name is an attribute, free again once the node was removed. Who joins under it has a lease of its own,
-which counts incarnations from the beginning, and knows nothing of what its namesake runs. So an order whose member has lost its
-name goes by the UUID from then on: no member is called that, and it is a node that was removed, with its time to end (`View.leaving_s`).
+A node is its member's UUID; the name is an attribute, free again once the node was removed. Who joins under it has a lease of
+its own, which counts incarnations from the beginning, and knows nothing of what its namesake runs. So an order whose member has
+lost its name goes by the UUID from then on: no member is called that, and it is a node that was removed, with its time to end
+(`View.leaving_s`).
 """
 
 from dataclasses import replace

@@ -7,13 +7,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
 
 from ha import lrm
 from ha.leases import FAST, Terms
-from ha.manager import arming, commands, ordering, placing, release, states
+from ha.manager import arming, commands, moving, ordering, placing, release, states
 from ha.placement import Placed
 from ha.sim.plan import plan, shrink
 from ha.sim.world import Mutation, Outcome, simulate
@@ -178,3 +179,17 @@ def test_what_is_left_of_a_failing_plan_still_fails_and_is_short(monkeypatch: py
     left = shrink(outcome.events, lambda events: simulate(outcome.seed, events=events).violation.startswith("S1"))
     assert simulate(outcome.seed, events=left).violation.startswith("S1")
     assert len(left) < len(outcome.events)
+
+
+def test_a_migration_whose_target_is_not_asked_for_the_guest_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The target runs its copy a moment before the order follows; in that moment somebody moves the file on."""
+    begin = moving.begin
+
+    def forgets(*given: Any, **named: Any) -> Service:
+        return msgspec.structs.replace(begin(*given, **named), carried_to="")
+
+    monkeypatch.setattr(moving, "begin", forgets)
+    kinds = ("move-by-hand", "command", "command-again", "add")
+    assert _first_violation(Mutation(), "S1", 320, kinds).seed < 320 + PATIENCE
+    monkeypatch.undo()
+    assert simulate(331, events=plan(Random("plan 331"), kinds)).violation == ""

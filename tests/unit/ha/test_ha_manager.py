@@ -8,8 +8,8 @@ import pytest
 from ha.leases import FAST, Lease
 from ha.manager import FenceLease, MoveConfig, decide, has_released
 from ha.resources import Request, Resource
-from ha.status import LrmStatus, ManagerStatus, Result, Service, State
-from ha.view import Config, Node, View, config_path, parse_config_path
+from ha.status import CAME_BACK, LrmStatus, ManagerStatus, Result, Service, State
+from ha.view import Command, Config, Node, View, config_path, parse_config_path
 from kvorum.errors import KvorumError
 from kvorum.ids import NodeName, NodeUid, Sid
 
@@ -245,3 +245,58 @@ def test_a_file_that_was_moved_away_from_a_removed_node_does_not_shorten_the_wai
     view = _view(_service(state, target="n2" if state is State.migrate else ""), place="n2")
     assert _next(_without_n1(view, 1.0)).node == "n1"
     assert _next(_without_n1(view, -0.1)).node == "n2"
+
+
+def _carried(view: View) -> Service:
+    """The order of `vm:100` to migrate from n1 to n2, as an operator wants it."""
+    command = Command("a", 5, "migrate vm:100 n2")
+    entry = _next(replace(view, commands=(command,)))
+    assert (entry.state, entry.node, entry.carried_to) == (State.migrate, "n1", "n2")
+    return entry
+
+
+def test_a_file_that_goes_on_from_a_migrations_target_leads_there_first() -> None:
+    """The copy runs on n2 already when somebody moves the file on to n3, before the order has followed."""
+    entry = _carried(_view(_service(State.started)))
+    entry = _next(_view(entry, place="n3"))
+    assert (entry.state, entry.node) == (State.migrate, "n1")
+    source = _answered(_node("n1"), 0, uid=entry.uid, state=State.migrate)
+    entry = _next(_view(entry, source, place="n3"))
+    assert (entry.state, entry.node, entry.target) == (State.migrate, "n2", "n3"), "it may run there"
+    assert _next(_view(entry, place="n3")) == entry
+    entry = _next(_view(entry, _answered(_node("n2"), 0, uid=entry.uid, state=State.migrate), place="n3"))
+    assert (entry.state, entry.node) == (State.started, "n3")
+
+
+def test_a_file_that_came_back_from_a_migrations_target_leads_there_first() -> None:
+    entry = _carried(_view(_service(State.started)))
+    source = _answered(_node("n1"), CAME_BACK, uid=entry.uid, state=State.migrate)
+    entry = _next(_view(entry, source))
+    assert (entry.state, entry.node) == (State.migrate, "n2")
+    target = _answered(_node("n2"), 0, uid=entry.uid, state=State.migrate)
+    entry = _next(replace(_view(entry, source, target), status_version=18))
+    assert (entry.state, entry.node, entry.carried_to) == (State.started, "n1", "")
+
+
+def test_a_migration_that_failed_asks_nobody_else() -> None:
+    entry = _carried(_view(_service(State.started)))
+    view = _view(entry, _answered(_node("n1"), 1, uid=entry.uid, state=State.migrate))
+    entry = _next(replace(view, status_version=18))
+    assert (entry.state, entry.node, entry.carried_to) == (State.started, "n1", "")
+
+
+def test_a_removed_resource_is_forgotten_only_when_a_migrations_target_has_let_go_too() -> None:
+    entry = _carried(_view(_service(State.started)))
+    source = _answered(_node("n1"), 0, uid=entry.uid, state=State.migrate)
+    entry = _next(_view(entry, source, place="n3", request=None))
+    assert (entry.state, entry.node) == (State.migrate, "n2")
+    target = _answered(_node("n2"), 0, uid=entry.uid, state=State.migrate)
+    status = decide(_view(entry, source, target, place="n3", request=None), 1000.0).status
+    assert status is not None and not status.service_status
+
+
+def test_a_migration_whose_source_dies_is_asked_about_at_its_target_before_a_third_node_gets_it() -> None:
+    entry = _carried(_view(_service(State.started)))
+    dead = _node("n1", age_s=SILENT_S, fenced=True)
+    entry = _next(_view(entry, dead, place="n3"))
+    assert (entry.state, entry.node) == (State.migrate, "n2")
