@@ -4,10 +4,20 @@ Each act is guarded by what the decision was made on; being overtaken is no erro
 """
 
 import logging
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from kvorum.config import GuestConfig, SectionConfig
-from kvorum.errors import AlreadyExists, NotFound, StaleVersion
+from kvorum.errors import (
+    AlreadyExists,
+    KvorumError,
+    NoQuorum,
+    NotFound,
+    OutcomeUnknown,
+    StaleVersion,
+    Timeout,
+    Unreachable,
+)
 
 from . import manager
 from .resources import RESOURCES_CFG, find_section, parse_request, with_changed
@@ -25,8 +35,22 @@ class Acts:
     def __init__(self, store: "StoreClient") -> None:
         self._store = store
 
+    async def perform_all(self, actions: Iterable[manager.Action]) -> None:
+        """One that is refused for a reason of its own keeps nobody else's guest waiting. Raises what went wrong first, when
+        all have been tried; NoQuorum and its like at once, since then none would get on. The next round decides anew."""
+        problems: list[KvorumError] = []
+        for action in actions:
+            try:
+                await self.perform(action)
+            except (NoQuorum, OutcomeUnknown, Timeout, Unreachable):
+                raise
+            except KvorumError as error:
+                problems.append(error)
+        if problems:
+            raise problems[0]
+
     async def perform(self, action: manager.Action) -> None:
-        """Raises NoQuorum and its like; then the next round decides anew."""
+        """Raises NoQuorum and its like, and what the store has against it."""
         try:
             match action:
                 case manager.FenceLease():

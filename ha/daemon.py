@@ -194,8 +194,7 @@ class Rounds:
         self._history = decision.history
         for line in decision.journal:
             log.info("%s", line)
-        for action in decision.actions:
-            await self._acts.perform(action)
+        await self._acts.perform_all(decision.actions)
         if decision.status is not None or decision.actions:
             self._wake.set()
         else:
@@ -237,8 +236,11 @@ class Rounds:
             self._at_rest.set()
 
     async def _perform(self, action: lrm.Action) -> None:
+        session = self._memory.session
         done = await self._hands.perform(action)
-        self._memory = lrm.finish(self._memory, done, boottime())
+        # Since a recovery of the cluster this life has begun anew: how an act of before it ended is no act of its own.
+        if session == self._memory.session:
+            self._memory = lrm.finish(self._memory, done, boottime())
         self._wake.set()
 
     async def _write_lrm_status(self, status: LrmStatus, reading: Reading) -> None:

@@ -2,10 +2,12 @@
 
 from typing import Any, cast
 
+import pytest
+
 from clusterfs.client import StoreClient
 from ha.acts import Acts
 from ha.manager import FenceLease, ForgetCommand, MoveConfig, RequestStopped
-from kvorum.errors import NotFound, StaleVersion
+from kvorum.errors import NoQuorum, NotFound, Refused, StaleVersion
 from kvorum.ids import NodeName, NodeUid, Sid
 from kvorum.v1 import store_pb2
 
@@ -99,3 +101,39 @@ async def test_an_operators_stop_is_written_once_and_keeps_the_rest_of_the_file(
         other = text.replace(b"started", state)
         assert (await _performed(RequestStopped(Sid("vm:100")), {RESOURCES: other})).files[RESOURCES] == (other, 5)
     assert (await _performed(RequestStopped(Sid("vm:101")), {RESOURCES: text})).files[RESOURCES] == (text, 5)
+
+
+async def test_a_refused_act_keeps_no_other_guest_waiting() -> None:
+    store = FakeStore({OLD: b"", "nodes/n1/lxc/101.conf": b""})
+    move = store.move
+
+    async def refuse_one(path: str, new_path: str, **options: Any) -> None:
+        if path == OLD:
+            raise Refused("this file stays where it is")
+        await move(path, new_path, **options)
+
+    store.move = refuse_one  # type: ignore[method-assign]
+    other = "nodes/n2/lxc/101.conf"
+    acts = [
+        MoveConfig(Sid("vm:100"), OLD, NEW, 5, "free"),
+        MoveConfig(Sid("ct:101"), "nodes/n1/lxc/101.conf", other, 5, "free"),
+    ]
+    with pytest.raises(Refused):
+        await Acts(cast(StoreClient, store)).perform_all(acts)
+    assert other in store.files
+
+
+async def test_without_a_quorum_nothing_more_is_tried() -> None:
+    store = FakeStore({OLD: b""})
+
+    async def no_quorum(*_: Any, **__: Any) -> None:
+        raise NoQuorum(missing=["n2"])
+
+    store.fence_lease = no_quorum  # type: ignore[method-assign, assignment]
+    acts = [
+        FenceLease(NodeName("n1"), NodeUid("u1"), 1, 1, "silent"),
+        MoveConfig(Sid("vm:100"), OLD, NEW, 5, "free"),
+    ]
+    with pytest.raises(NoQuorum):
+        await Acts(cast(StoreClient, store)).perform_all(acts)
+    assert OLD in store.files
