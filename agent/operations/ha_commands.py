@@ -15,7 +15,7 @@ from ha.view import command_path
 from kvorum.errors import InvalidInput, NotFound, Refused
 from kvorum.ids import parse_node_name, parse_sid
 
-from .ha_resources import ResourceStore
+from .files import FileStore
 
 WAITING = "waiting"
 # A new manager is chosen within that; a client waits longer.
@@ -72,7 +72,7 @@ def node_name(text: str) -> str:
     return parse_node_name(text.removeprefix("nodes/"))
 
 
-async def give(store: ResourceStore, text: str, *, patience_s: float = ANSWER_S) -> Asked:
+async def give(store: FileStore, text: str, *, patience_s: float = ANSWER_S) -> Asked:
     """Writes it and waits until the manager has taken it up. Raises Refused with the manager's reason, NoQuorum."""
     # Sorted by name, commands are taken up in the order in which they were given.
     name = f"{time.time_ns() // 1_000_000:013d}-{secrets.token_hex(3)}"

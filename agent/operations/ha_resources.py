@@ -5,30 +5,19 @@ The edits are pure and lose nothing of the file. What HA makes of the list is fo
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
-from agent.inventory import GuestStore, StoredEntry
+from agent.inventory import GuestStore
 from ha.resources import RESOURCES_CFG as RESOURCES
 from ha.resources import Request, find_section, parse_request, sid_of, with_added, with_changed, without_resource
 from kvorum.config import Section, SectionConfig
-from kvorum.errors import AlreadyExists, InvalidInput, NotFound, StaleVersion
+from kvorum.errors import InvalidInput
+
+from . import files
+from .files import FileStore
 
 STARTED = Request.started
 STOPPED = Request.stopped
 IGNORED = Request.ignored
-
-
-class ResourceStore(GuestStore, Protocol):
-    async def write(
-        self,
-        path: str,
-        content: bytes,
-        *,
-        expected_version: int | None = None,
-        absent: bool = False,
-        parents: bool = False,
-        reason: str = "",
-    ) -> StoredEntry: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +30,8 @@ class HaResources:
     @classmethod
     async def load(cls, store: GuestStore, *, linearizable: bool = False) -> "HaResources":
         """Raises ConfigError when the file is broken: better no answer than 'not managed'."""
-        try:
-            entry = await store.get(RESOURCES, linearizable=linearizable)
-        except NotFound:
-            return cls(SectionConfig(), 0)
-        return cls(SectionConfig.parse(entry.content, RESOURCES), entry.version)
+        content, version = await files.load(store, RESOURCES, linearizable=linearizable)
+        return cls(SectionConfig.parse(content, RESOURCES), version)
 
     @property
     def states(self) -> Mapping[str, str]:
@@ -60,27 +46,15 @@ class HaResources:
 Edit = Callable[[SectionConfig], SectionConfig]
 
 
-async def change(store: ResourceStore, edit: Edit, *, reason: str) -> HaResources:
+async def change(store: FileStore, edit: Edit, *, reason: str) -> HaResources:
     """Apply `edit` to the file, again on the new content when somebody else was faster. Raises what `edit` raises."""
-    for _ in range(5):
-        found = await HaResources.load(store, linearizable=True)
-        config = edit(found.config)
-        if config == found.config:
-            return found
-        content = config.render().encode()
-        try:
-            entry = await store.write(
-                RESOURCES,
-                content,
-                expected_version=found.version or None,
-                absent=not found.version,
-                parents=True,
-                reason=reason,
-            )
-        except (StaleVersion, AlreadyExists):
-            continue
-        return HaResources(config, entry.version)
-    raise StaleVersion(f"{RESOURCES} changes faster than it can be written", remedy="try again")
+
+    def apply(content: bytes) -> tuple[SectionConfig, bytes]:
+        before = SectionConfig.parse(content, RESOURCES)
+        config = edit(before)
+        return config, content if config == before else config.render().encode()
+
+    return HaResources(*await files.change(store, RESOURCES, apply, reason=reason))
 
 
 def request_state(section: Section) -> str:

@@ -19,10 +19,11 @@ from ha.rules import (
     named,
     parse_rules,
 )
-from kvorum.errors import AlreadyExists, InvalidInput, NotFound, Refused, StaleVersion
+from kvorum.errors import AlreadyExists, InvalidInput, NotFound, Refused
 from kvorum.ids import NodeName, Sid
 
-from .ha_resources import ResourceStore
+from . import files
+from .files import FileStore
 
 Edit = Callable[[Rules], Rules]
 
@@ -37,38 +38,25 @@ class RulesFile:
     @classmethod
     async def load(cls, store: GuestStore, *, linearizable: bool = False) -> "RulesFile":
         """Raises ConfigError for a text that is not made of sections."""
-        try:
-            entry = await store.get(RULES_CFG, linearizable=linearizable)
-        except NotFound:
-            return cls(Rules(), 0)
-        return cls(parse_rules(entry.content), entry.version)
+        content, version = await files.load(store, RULES_CFG, linearizable=linearizable)
+        return cls(parse_rules(content), version)
 
 
 async def change(
-    store: ResourceStore, edit: Edit, nodes: Collection[NodeName], *, reason: str, is_dry_run: bool = False
+    store: FileStore, edit: Edit, nodes: Collection[NodeName], *, reason: str, is_dry_run: bool = False
 ) -> Rules:
     """Apply `edit`, again on the new file when somebody else was faster. Raises Refused for a new contradiction, and what
     `edit` raises."""
-    for _ in range(5):
-        found = await RulesFile.load(store, linearizable=True)
-        rules = edit(found.rules)
-        if new := new_conflicts(found.rules, rules, nodes):
+
+    def apply(content: bytes) -> tuple[Rules, bytes]:
+        before = parse_rules(content)
+        rules = edit(before)
+        if new := new_conflicts(before, rules, nodes):
             raise contradiction(rules, new[0])
-        if is_dry_run or rules.render() == found.rules.render():
-            return rules
-        try:
-            await store.write(
-                RULES_CFG,
-                rules.render().encode(),
-                expected_version=found.version or None,
-                absent=not found.version,
-                parents=True,
-                reason=reason,
-            )
-        except (StaleVersion, AlreadyExists):
-            continue
-        return rules
-    raise StaleVersion(f"{RULES_CFG} changes faster than it can be written", remedy="try again")
+        return rules, content if rules.render() == before.render() else rules.render().encode()
+
+    rules, _ = await files.change(store, RULES_CFG, apply, reason=reason, is_dry_run=is_dry_run)
+    return rules
 
 
 def added(rule: Rule) -> Edit:
