@@ -66,7 +66,7 @@ def ordered_to(node: str, content: bytes) -> set[str]:
     tied = {
         sid
         for sid, service in status.service_status.items()
-        if node in (service.node, service.target, service.maintenance_node)
+        if node in (service.node, service.target, service.carried_to, service.maintenance_node)
     }
     return tied | ({"its maintenance"} if status.is_drained(node) else set())
 
