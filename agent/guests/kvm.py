@@ -118,8 +118,24 @@ class KvmDriver:
                 )
         await self.prepare()
         # No flags: the guest survives this connection (no AUTODESTROY) and runs at once (no PAUSED).
-        await self._call(guest.vmid, lambda connection: connection.createXML(domain.xml, 0), timeout_s=START_S)
+        try:
+            await self.link.call(
+                lambda connection: connection.createXML(domain.xml, 0),
+                subject=f"guest {guest.vmid}",
+                timeout_s=START_S,
+                to_the_end=True,
+            )
+        except (Timeout, Unreachable, asyncio.CancelledError):
+            # It may have come up all the same. Who is told that it did not may start it elsewhere.
+            await asyncio.shield(self._leave_nothing(guest.vmid))
+            raise
         log.info("guest %s: started (%s)", guest.vmid, self.host.accel)
+
+    async def _leave_nothing(self, vmid: Vmid) -> None:
+        try:
+            await self.stop(vmid)
+        except KvorumError as error:
+            log.error("guest %s: what may be left of its start cannot be ended: %s", vmid, error)
 
     async def shutdown(self, vmid: Vmid, *, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()

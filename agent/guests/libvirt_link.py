@@ -78,8 +78,10 @@ class LibvirtLink:
         timeout_s: float = 30.0,
         is_idempotent: bool = False,
         is_long: bool = False,
+        to_the_end: bool = False,
     ) -> T:
-        """`work(connection)` in a thread.
+        """`work(connection)` in a thread. `to_the_end`: nothing is raised, not even at the deadline or when cancelled, before
+        libvirt is through with it: for work whose late effect would do harm.
 
         Raises what libvirt said as a KvorumError, Unreachable when the daemon is not there or went away meanwhile (then
         the work may be done or not, unless `is_idempotent`: then it is tried once more), Timeout at the deadline (the
@@ -89,7 +91,11 @@ class LibvirtLink:
             connection = await self._connected()
             try:
                 return await self._in_thread(
-                    partial(work, connection), timeout_s=timeout_s, subject=subject, is_long=is_long
+                    partial(work, connection),
+                    timeout_s=timeout_s,
+                    subject=subject,
+                    is_long=is_long,
+                    to_the_end=to_the_end,
                 )
             except libvirt.libvirtError as error:
                 if await self._is_alive(connection):
@@ -182,7 +188,9 @@ class LibvirtLink:
 
         return await self._in_thread(ask, timeout_s=CONNECT_S, subject="libvirt", is_long=False)
 
-    async def _in_thread(self, work: Callable[[], T], *, timeout_s: float, subject: str, is_long: bool) -> T:
+    async def _in_thread(
+        self, work: Callable[[], T], *, timeout_s: float, subject: str, is_long: bool, to_the_end: bool = False
+    ) -> T:
         pool = self._long if is_long else self._short
         future = asyncio.get_running_loop().run_in_executor(pool, work)
         # Shielded: a thread cannot be cancelled, and its error must not be reported as never retrieved.
@@ -193,6 +201,11 @@ class LibvirtLink:
                 return await asyncio.shield(future)
         except TimeoutError:
             raise Timeout(f"{subject}: libvirt did not answer within {timeout_s:.0f} s") from None
+        finally:
+            while to_the_end and not future.done():
+                # Whoever cancels again does not get it sooner.
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([future])
 
 
 def _translated(error: Any, subject: str) -> Exception:
