@@ -112,7 +112,7 @@ def test_the_simulation_finds_a_recovery_before_the_fence(monkeypatch: pytest.Mo
 def test_the_simulation_finds_an_order_that_outlives_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lrm, "_is_of_this_life", lambda view, _order: view.lease.phase == "live")
     kinds = ("freeze-at-start", "freeze-at-start", "freeze-at-start", "crash-guest", "power")
-    assert _first_violation(Mutation(skips_generation=True), "S", first=150, kinds=kinds).violation
+    assert _first_violation(Mutation(skips_generation=True), "S", first=1000, kinds=kinds).violation
 
 
 def test_the_simulation_finds_a_move_before_the_guest_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
