@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PROTOS := $(wildcard proto/kvorum/v1/*.proto)
 STAMP := $(VENV)/.stamps
 
-.PHONY: scenarios help demo test test-store test-ha check dev proto bench bench-ha bench-store sim sim-ha fault clean system
+.PHONY: scenarios help demo test test-store test-ha check dev proto bench bench-ha bench-store sim sim-ha fault fault-ha clean system
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ scenarios: $(STAMP)/dev ## HA through timed events from a file: make scenarios F
 fault: $(STAMP)/dev ## real daemons under kills, freezes, cuts, full and slow disks, power loss: make fault MINUTES=1 NODES=5 SEED=7
 	$(BIN)/python tests/fault/fault_run.py --minutes $(or $(MINUTES),10) --nodes $(or $(NODES),3) $(if $(SEED),--seed $(SEED))
 
+fault-ha: $(STAMP)/dev ## a lab's node with guests killed, cut off, frozen, without storage: make fault-ha ROUNDS=2 PROFILE=fast SEED=7
+	$(BIN)/python tests/fault_ha/fault_ha_run.py --rounds $(or $(ROUNDS),10) --profile $(or $(PROFILE),both) $(if $(SEED),--seed $(SEED))
+
 test-store: $(STAMP)/dev ## every test of the store, to the simulation and three real daemons
 	$(BIN)/python -m pytest tests/unit/raft tests/unit/clusterfs tests/property tests/stock tests/sim/raft \
 	    tests/fault $(wildcard tests/cluster/test_store_*.py) tests/cluster/test_log_on_ext4.py $(ARGS)
@@ -49,7 +52,7 @@ test-store: $(STAMP)/dev ## every test of the store, to the simulation and three
 test-ha: $(STAMP)/dev ## every test of HA, to the models, simulations, scenarios and a lab of three real nodes
 	$(BIN)/python -m pytest tests/unit/ha $(wildcard tests/property/test_ha_*.py) tests/unit/agent_core/test_agent_core_ha.py \
 	    tests/unit/cli/test_cli_ha.py tests/unit/lab/test_lab_single_run.py tests/unit/lab/test_lab_watchdog.py \
-	    tests/sim/ha tests/sim/scenarios tests/cluster/test_ha_lab.py $(ARGS)
+	    tests/sim/ha tests/sim/scenarios tests/fault_ha tests/cluster/test_ha_lab.py $(ARGS)
 
 bench: $(STAMP)/dev ## measure against peers
 	$(BIN)/python -m bench

@@ -65,7 +65,8 @@ class SingleRunWatch:
         self._layout = layout
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="single-run", daemon=True)
-        self._begin = time.monotonic()
+        # Of the machine's monotonic clock; samples count from it.
+        self.began = time.monotonic()
         self.samples: list[Sample] = []
 
     def __enter__(self) -> Self:
@@ -97,7 +98,7 @@ class SingleRunWatch:
 
     def _watch(self) -> None:
         while not self._stop.wait(INTERVAL_S):
-            self.samples.append(Sample(time.monotonic() - self._begin, look(self._layout)))
+            self.samples.append(Sample(time.monotonic() - self.began, look(self._layout)))
 
 
 def look(layout: LabLayout) -> frozenset[Run]:

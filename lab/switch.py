@@ -85,6 +85,10 @@ class Switch:
         listed = json.loads(self._run(["nft", "-j", "list", "ruleset", "bridge"]))
         return parse_cuts(listed)
 
+    def dropped(self) -> int:
+        """Packets that cuts have stopped since the lab came up: a cut that stopped none was felt by nobody."""
+        return parse_dropped(json.loads(self._run(["nft", "-j", "list", "ruleset", "bridge"])))
+
     def unplug(self, node: NodeLayout) -> None:
         """Take the cable away; there may be none."""
         self._run(["ip", "-force", "-batch", "-"], f"link del {node.switch_port}\n", is_checked=False)
@@ -110,6 +114,16 @@ def parse_cuts(listed: dict[str, list[dict[str, dict[str, object]]]]) -> tuple[s
         elif found.get("name") == "cut":
             cut |= {(str(e["concat"][0]), str(e["concat"][1])) for e in elements}
     return isolated, cut
+
+
+def parse_dropped(listed: dict[str, list[dict[str, dict[str, object]]]]) -> int:
+    """What `nft -j list ruleset bridge` says that our rules have counted."""
+    count = 0
+    for entry in listed.get("nftables", []):
+        expressions = entry.get("rule", {}).get("expr", [])
+        assert isinstance(expressions, list)
+        count += sum(part["counter"]["packets"] for part in expressions if "counter" in part)
+    return count
 
 
 def _pairs(first: NodeLayout, second: NodeLayout) -> str:
