@@ -7,7 +7,7 @@ last. Where a guest is at the beginning of a test is whatever the test before le
 import json
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -184,6 +184,50 @@ def test_a_guest_is_stopped_and_started_by_what_is_asked_of_ha(lab: Lab, watch: 
     node.run(["kvorum", "ha", "set", VM, "--state", "started"])
     until(lambda: has_booted_anew(lab, boot), "the guest's next boot")
     until(lambda: is_started(lab, VM), "HA in charge")
+
+
+def test_one_starts_after_the_other_and_stops_before_it(lab: Lab, watch: SingleRunWatch) -> None:
+    """Asked for, and when their node dies; what is told before is what happens."""
+    operator = next(node for node in lab.nodes if node.name != owner(lab, VM).name)
+    rule = ("start-order", "order", "--resources", CONTAINER, "--after", VM)
+    kvorum_ha(operator, "rule", "add", *rule, "--delay", "4", "--strict")
+    refused = kvorum_ha(
+        operator, "rule", "add", "start-order", "back", "--resources", VM, "--after", CONTAINER, fails=True
+    )
+    assert f"{VM} after {CONTAINER} after {VM}" in refused
+    begin = len(watch.samples)
+    with client_at(lab) as client:
+        # The other way round the first would have stopped before anybody knew that both shall.
+        for sid in SIDS[::-1]:
+            client.ha.set_state(sid, ha_pb2.HA_REQUEST_STATE_STOPPED)
+    until(lambda: all(resource(lab, sid).state == "stopped" and not watch.where(sid) for sid in SIDS), "their end")
+    ends = {sid: max(time_s for node in lab.nodes for time_s in seen(watch, begin, sid, node.name)) for sid in SIDS}
+    assert ends[CONTAINER] < ends[VM]
+    starts_in_order(lab, watch, lambda: [kvorum_ha(operator, "set", sid, "--state", "started") for sid in SIDS[::-1]])
+    victim = owner(lab, VM)
+    if owner(lab, CONTAINER).name != victim.name:
+        migrate(lab, lab.node(owner(lab, CONTAINER).name))
+        victim = owner(lab, VM)
+    asker = next(node for node in lab.nodes if node.name != victim.name)
+    assert f"starts after {VM}" in kvorum_ha(asker, "simulate", "--kill", victim.name)
+    assert "may die" in kvorum_ha(asker, "status")
+    starts_in_order(lab, watch, victim.kill)
+    kvorum_ha(asker, "rule", "remove", "order")
+
+
+def starts_in_order(lab: Lab, watch: SingleRunWatch, cause: Callable[[], object]) -> None:
+    """The container starts at least the rule's delay after the VM, but for the watcher's interval."""
+    begin = len(watch.samples)
+    before = watch.samples[-1].runs
+    cause()
+
+    def starts(sid: str) -> list[float]:
+        samples = watch.samples[begin:]
+        return [one.time_s for one in samples if any(run.sid == sid and run not in before for run in one.runs)]
+
+    until(lambda: all(starts(sid) for sid in SIDS), "both running anew")
+    until(lambda: all(is_started(lab, sid) for sid in SIDS), "HA in charge of both")
+    assert starts(CONTAINER)[0] - starts(VM)[0] > 3.8
 
 
 def test_an_operator_asks_plans_and_moves_and_the_cluster_does_what_was_foretold(
