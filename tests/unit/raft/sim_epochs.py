@@ -43,6 +43,8 @@ def _recover(sim: Sim, uid: str, mark: int) -> bool:
     sure = max(held.getRaftCommitIndex(), point.index)
     kept = {index: (term, command) for command, index, term in held[1:]}
     before = node.ledger
+    # An attempt before this one may have crashed with its entry in the log, committed: the others have another one there.
+    sure = min([sure, *(at - 1 for at, entry in kept.items() if before.checks.committed.get(at, entry) != entry)])
     ledger = before.forked(kept, sure=sure, term=held.getCurrentTerm())
     held.take(ledger)
     last = held.last_index
