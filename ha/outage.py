@@ -39,9 +39,12 @@ class Outage:
         """Whether a look would change anything."""
         return self._is_cut or not is_quorate
 
+    def is_excusing(self, now: float) -> bool:
+        return now < self._until
+
     def excuse(self, view: View, now: float) -> View:
         """The view, in which leases that are not fresh are excused for a while after an outage."""
-        if now >= self._until:
+        if not self.is_excusing(now):
             return view
         return replace(view, nodes={name: _excused(node) for name, node in view.nodes.items()})
 

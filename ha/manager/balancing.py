@@ -23,7 +23,8 @@ def even_out(
     after = dict(services)
     if not view.options.budget.is_enabled or view.status.disarm is not None:
         return after, History()
-    movable = [Sid(sid) for sid, service in services.items() if _is_undisturbed(service, placing, now)]
+    held = {sid for sid, config in view.configs.items() if config.lock}
+    movable = [Sid(sid) for sid, one in services.items() if sid not in held and _is_undisturbed(one, placing, now)]
     plan = balance(placing.situation_now(), view.options.budget, now, view.history, movable)
     for move in plan.moves:
         for sid in move.group:

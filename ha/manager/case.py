@@ -22,6 +22,10 @@ from .placing import Placing
 BACKOFF_FIRST_S = 10
 BACKOFF_MAX_S = 300
 _STARTS = (State.request_start, State.started)
+# Locks that mean nothing once their holder is gone; what else holds a guest is for a person.
+STALE_LOCKS = frozenset(
+    {"backup", "clone", "migrate", "mounted", "rollback", "snapshot", "snapshot-delete", "suspended", "suspending"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,23 @@ class Case:
         """The node whose directory holds the config file; empty when there is none."""
         config = self.view.configs.get(self.sid)
         return config.node if config is not None else ""
+
+    def lock(self) -> str:
+        config = self.view.configs.get(self.sid)
+        return config.lock if config is not None else ""
+
+    def stale_lock(self, service: Service) -> str:
+        """The lock of a task whose node is fenced and has not begun a new life, in which it might hold the guest anew."""
+        lease = self.lease(service.node)
+        is_over = bool(service.after_fence) and lease is not None and lease.is_fenced
+        return self.lock() if is_over and self.lock() in STALE_LOCKS else ""
+
+    def held_by(self, service: Service) -> str:
+        """The lock of a task that works on the guest (backup, snapshot, ...) and may live, wherever the file goes.
+
+        The lock of a migration holds up nobody: whoever moves that file is guarded by its version.
+        """
+        return "" if self.lock() == "migrate" or self.stale_lock(service) else self.lock()
 
     def is_ready(self, name: str) -> bool:
         """A live lease, and a local resource manager that works under it and guards this resource."""
@@ -118,6 +139,7 @@ class Case:
         avoid: Collection[str] = (),
         maintenance_node: str = "",
         is_new: bool = False,
+        is_idle: bool = False,
     ) -> Choice:
         barred = self.placing.barred(self.sid)
         if avoid:
@@ -129,6 +151,7 @@ class Case:
             failed=failed,
             maintenance_node=maintenance_node,
             is_new=is_new,
+            is_idle=is_idle,
             barred=barred,
         )
 

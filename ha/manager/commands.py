@@ -106,6 +106,8 @@ class Desk:
             case, service = self._service(one)
             if service.node == target or service.state not in _MOVABLE:
                 continue
+            if lock := case.held_by(service):
+                raise Refusal(f"a task holds {one} (lock {lock})")
             if service.state is State.started and not case.is_ready(service.node):
                 raise Refusal(f"{service.node}, which has {one}, is not ready")
             if case.place() != service.node:
@@ -115,6 +117,8 @@ class Desk:
             moved.append(one)
         for one in moved:
             case, service = self._service(one)
+            if service.state is State.started and (full := self.placing.lacks_room(Sid(one), target)):
+                raise Refusal(f"{target} {full}")
             entry = msgspec.structs.replace(service, moves_failed=0, move_after=0, maintenance_node="")
             cause = f"an operator wants it on {target}"
             if one != sid:

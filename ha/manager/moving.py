@@ -37,6 +37,12 @@ def begin(case: Case, service: Service, verb: str, target: str, cause: str, *, c
     return msgspec.structs.replace(entry, carried_to=target) if live else entry
 
 
+def held(lock: str) -> str:
+    return (
+        f"a task holds it (lock {lock}); it goes on when that has ended, or when a lock that nobody holds is taken off"
+    )
+
+
 def while_running(case: Case, service: Service) -> Service:
     """Whether a guest that runs well had better be elsewhere."""
     here = service.node
@@ -89,11 +95,12 @@ def start_place(case: Case, service: Service, place: str) -> Choice:
     if case.placing.rebalances_on_start:
         choice = case.choose(is_new=True)
     else:
-        choice = case.choose(Preference.none, current=place, is_new=True)
+        choice = case.choose(Preference.none, current=place, is_new=True, is_idle=True)
     if choice.node:
         return choice
-    # Nobody is ready to take it: it waits for the node where it lies, if it may run there.
-    return Choice(place, choice.why) if case.placing.is_allowed(case.sid, place) else choice
+    # Nobody is ready to take it: it waits for the node where it lies, if it may run there and there is room.
+    is_full = bool(case.placing.lacks_room(case.sid, place, is_new=True))
+    return Choice(place, choice.why) if case.placing.is_allowed(case.sid, place) and not is_full else choice
 
 
 def migrate(case: Case, service: Service) -> Service:
@@ -150,6 +157,8 @@ def relocate(case: Case, service: Service) -> Service:
                 # Who is there by now must not have it: from `stopped` it goes on to where it may be.
                 return case.order_stop(entry, f"its config file lies on {place}, where it may not run", node=place)
             return case.order_as_requested(entry, f"its config file lies on {place}, and {how}", node=place)
+        if lock := case.held_by(service):
+            return case.explain(service, held(lock), Remedy.wait, Remedy.mend)
         if case.is_open(service.target):
             return case.explain(service, f"it stopped on {service.node} and moves to {service.target}", Remedy.wait)
         where = f"; {service.target} cannot take it any more" if service.target else ""
@@ -164,6 +173,8 @@ def relocate(case: Case, service: Service) -> Service:
 
 
 def _waits(case: Case, service: Service, what: str) -> Service | None:
+    if lock := case.held_by(service):
+        return case.explain(service, f"{service.node} runs it; {what}, but {held(lock)}", Remedy.wait, Remedy.mend)
     if not case.is_waiting(service.move_after, MOVE_RETRY_MAX_S):
         return None
     return case.explain(

@@ -103,6 +103,7 @@ class Placing:
         failed: tuple[str, ...],
         maintenance_node: str,
         is_new: bool,
+        is_idle: bool,
         barred: Mapping[NodeName, str],
     ) -> Choice:
         query = Query(
@@ -114,20 +115,34 @@ class Placing:
             maintenance_node=maintenance_node,
             barred=barred,
             is_new=is_new,
+            is_idle=is_idle,
         )
         return self._board.choose(query)
+
+    def lacks_room(self, sid: Sid, node: str, *, is_new: bool = False) -> str:
+        """Why a node has no memory for a guest that does not run there, as a sentence's end; empty when it has."""
+        return self._board.lacks_room(NodeName(node), Query(sid, is_new=is_new))
 
     def put(self, sid: Sid, service: Service) -> None:
         """What was decided about it in this round."""
         if "_board" in self.__dict__:
-            self._board.put(sid, placed(service))
+            self._board.put(sid, self._placed(sid, service))
         else:
-            self._put[sid] = placed(service)
+            self._put[sid] = self._placed(sid, service)
+
+    def _placed(self, sid: Sid, service: Service) -> Placed:
+        """One whose file lies elsewhere (a person moved it) is on its way there, whatever its entry says yet."""
+        found = placed(service)
+        config = self._view.configs.get(sid)
+        if not found.target and config is not None and config.node != service.node and service.state not in _IDLE:
+            return Placed(found.node, config.node)
+        return found
 
     @cached_property
     def situation(self) -> Situation:
         view = self._view
-        entries = {Sid(sid): placed(service) for sid, service in view.status.service_status.items()} | self._put
+        held = view.status.service_status.items()
+        entries = {Sid(sid): self._placed(Sid(sid), service) for sid, service in held} | self._put
         others: dict[NodeName, int] = {}
         uses: dict[NodeName, Use] = {}
         for sid, config in view.configs.items():

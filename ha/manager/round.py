@@ -20,11 +20,6 @@ from .decision import Action, Decision, MoveConfig
 from .placing import Placing
 from .strangers import told_apart
 
-# Locks that mean nothing once their holder is gone; what else holds a guest is for a person.
-STALE_LOCKS = frozenset(
-    {"backup", "clone", "migrate", "mounted", "rollback", "snapshot", "snapshot-delete", "suspended", "suspending"}
-)
-
 
 def decide(view: View, now: float) -> Decision:
     """`now` in seconds since the epoch: for timestamps, back-off and the end of a disarm only, never for safety."""
@@ -119,12 +114,14 @@ def _moves(
         config = view.configs.get(Sid(sid))
         if view.status.service_status.get(sid) != service or config is None or Sid(sid) not in resources:
             continue
-        if service.state is State.relocate and not Case(view, resources[Sid(sid)], 0.0, placing).released(service):
+        case = Case(view, resources[Sid(sid)], 0.0, placing)
+        if case.held_by(service) or (service.state is State.relocate and not case.released(service)):
             continue
         if config.node == service.node != service.target:
             old, new = config_path(sid, config.node), config_path(sid, service.target)
-            unlock = config.lock if service.after_fence and config.lock in STALE_LOCKS else ""
-            moves.append(MoveConfig(Sid(sid), old, new, config.version, f"HA: {service.cause}", unlock))
+            moves.append(
+                MoveConfig(Sid(sid), old, new, config.version, f"HA: {service.cause}", case.stale_lock(service))
+            )
     return tuple(moves)
 
 

@@ -231,12 +231,14 @@ def recovery(case: Case, service: Service) -> Service:
     # Moved already: by us, by the manager before us, or by a person.
     if place != service.node:
         return case.order_as_requested(service, f"its config file lies on {place}", node=place)
+    if (lock := case.held_by(service)) and not case.is_given_up:
+        return case.turn(service, State.recovery, moving.held(lock), remedies=(Remedy.wait, Remedy.mend))
     if service.target and case.is_open(service.target):
         return service
     # Where its file lies is as good as any, should that node be back in a new life.
-    choice = case.choose(Preference.none, current=place, failed=service.failed_nodes)
+    choice = case.choose(Preference.none, current=place, failed=service.failed_nodes, is_idle=True)
     if not choice.node and service.failed_nodes:
-        choice = case.choose(Preference.none, current=place)
+        choice = case.choose(Preference.none, current=place, is_idle=True)
     if not choice.node:
         if case.is_given_up:
             return case.turn(service, State.stopped, f"disabled, and {choice.why}")

@@ -115,6 +115,10 @@ class Board:
         partners = [self._destination(other) for other in terms.group if other != sid]
         return all(not place or place == node for place in partners)
 
+    def lacks_room(self, node: NodeName, query: Query) -> str:
+        """Why the node has no memory for it, as a sentence's end; empty when it has."""
+        return self._lacks_room(node, query, self.situation.rules.terms(query.sid))
+
     def demand(self, sid: Sid) -> Demand:
         return self.situation.demands.get(sid, _NO_DEMAND)
 
@@ -152,6 +156,8 @@ class Board:
         """The answer when it may stay where it is; None when it must go, or would rather."""
         here = NodeName(query.current)
         if here not in self.situation.nodes or here in query.failed or self._unready(here, query):
+            return None
+        if query.is_idle and self._lacks_room(here, query, terms):
             return None
         wants_back = query.failback and bool(query.maintenance_node) and query.maintenance_node != here
         if terms.is_free and not wants_back:
@@ -215,7 +221,7 @@ class Board:
     def _lacks_room(self, name: NodeName, query: Query, terms: Terms) -> str:
         """Memory for it and for those that must follow it. Where it runs already it needs no more."""
         policy = self.situation.policy
-        if policy.memory_limit <= 0 or name == query.current:
+        if policy.memory_limit <= 0 or (name == query.current and not query.is_idle):
             return ""
         needed, free = self._most_bytes(query.sid), self.free_bytes(name)
         followers = 0

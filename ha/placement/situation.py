@@ -84,3 +84,5 @@ class Query:
     barred: Mapping[NodeName, str] = field(default_factory=dict)
     # Not running yet and not being recovered: the reserve is not for it.
     is_new: bool = False
+    # Its file lies on `current`, but it does not run there: it needs room there as anywhere.
+    is_idle: bool = False

@@ -85,3 +85,18 @@ def test_disarming_waits_for_a_guest_that_was_ordered_to_run_and_does_not_yet() 
     assert done is not None
     assert done.disarm is not None
     assert done.disarm.state is DisarmState.disarmed
+
+
+def test_a_guest_whose_file_somebody_moved_counts_where_it_goes() -> None:
+    """Both lose their node at once; the file of the second lies on n2 already, so the first must not be sent there."""
+    view = cluster(ResourceAffinity("apart", frozenset({A, B}), Affinity.negative))
+    services = {str(sid): Service(state=State.fence, node=N1, uid=f"u-{sid}", incarnation=1) for sid in (A, B)}
+    fenced = replace(view.nodes[N1], lease=Lease(1, 9, True, 60.0, FAST.terms))
+    view = replace(
+        view,
+        nodes={**view.nodes, N1: fenced},
+        configs={A: Config(N1, 5), B: Config(N2, 6)},
+        status=ManagerStatus(service_status=services),
+    )
+    assert after(view).target == "n3"
+    assert after(view, B).node == "n2"
