@@ -25,7 +25,7 @@ from ha.manager import (
 )
 from ha.outage import Outage
 from ha.resources import RESOURCES_CFG, Request
-from ha.status import MANAGER_STATUS, lrm_status_path
+from ha.status import MANAGER_STATUS, ManagerStatus, lrm_status_path
 from ha.view import Node, View
 from kvorum.ids import NodeName, NodeUid
 
@@ -46,6 +46,9 @@ class Daemon:
     # Mutations: what the manager goes by, whatever the leases say.
     own_terms: Terms | None = None
     goes_by_settings: bool = False
+    # A status that is shown before it is committed.
+    shows_uncommitted: bool = False
+    foreseen: ManagerStatus | None = None
     # Shared by all that see the same files; and how large the nodes are.
     readings: Readings = field(default_factory=lambda: Readings(()))
     sizes: Mapping[str, Use] = field(default_factory=dict)
@@ -71,7 +74,7 @@ class Daemon:
         self.life += 1
         self.is_up = True
         self.is_writing = self.is_managing = False
-        self.shutdown = None
+        self.shutdown = self.foreseen = None
         self.history, self.outage, self.quiet = History(), Outage(), Quiet()
         self.memory = lrm.Memory(session=f"{self.host.name}-{self.life}")
         self._again(self.life)
@@ -112,7 +115,8 @@ class Daemon:
     # The local resource manager
 
     def reading(self) -> Reading:
-        return self.readings.of(self.store.replicas[self.host.name].state)
+        reading = self.readings.of(self.store.replicas[self.host.name].state)
+        return replace(reading, status=self.foreseen) if self.foreseen is not None else reading
 
     def local_view(self) -> lrm.LocalView:
         host, reading = self.host, self.reading()
@@ -135,6 +139,7 @@ class Daemon:
 
     def _serve(self) -> None:
         view = self.local_view()
+        self.host.watcher.status_shown(self.host, view.status)
         self.memory, steps = lrm.step(self.memory, view, self.host.clock())
         wanted = (self.host.guests_file[0], steps.register, steps.is_lease_wanted)
         profile = self.profile()
@@ -159,6 +164,7 @@ class Daemon:
 
     def _act(self, action: lrm.Action) -> None:
         life = self.life
+        self.host.watcher.order_taken(self.host, action)
         is_start = isinstance(action, lrm.Start | lrm.Migrate)
 
         def ended(cause: str) -> None:
@@ -170,10 +176,8 @@ class Daemon:
             case lrm.Start():
                 self.host.start(action.sid, action.incarnation, ended)
             case lrm.Stop() | lrm.KillLeftover():
-                self.host.watcher.guest_touched(self.host, action.sid)
                 self.host.stop(action.sid, ended)
             case lrm.Migrate():
-                self.host.watcher.guest_touched(self.host, action.sid)
                 self.on_migrate(self.host.name, action.sid, action.target, ended)
 
     # The manager
@@ -224,11 +228,13 @@ class Daemon:
                 self.quiet.keep(view, revision, now)
             return
         self.is_managing = True
+        self.host.watcher.deciding(decision.status, view)
+        self.foreseen = decision.status if self.shows_uncommitted else None
         command = Write(MANAGER_STATUS, decision.status, view.status_version)
         self._propose(command, partial(self._decided, decision))
 
     def _decided(self, decision: Decision, answer: Answer) -> None:
-        self.is_managing = False
+        self.is_managing, self.foreseen = False, None
         if isinstance(answer, StoreDone):
             self.history = decision.history
             for line in decision.journal:
@@ -238,17 +244,27 @@ class Daemon:
     def _perform(self, actions: tuple[Action, ...]) -> None:
         for action in actions:
             self.is_managing = True
+            if isinstance(action, MoveConfig) and action.unlock:
+                # As the real one: the lock first, then the move of the file as it is then.
+                unlock = Write(action.path, "", action.expected_version, self.host.name)
+                self._propose(unlock, partial(self._unlocked, action))
+                continue
             if (command := self._command(action)) is None:
                 self.is_managing = False
                 continue
             self._propose(command, partial(self._performed, action))
 
+    def _unlocked(self, action: MoveConfig, answer: Answer) -> None:
+        self.is_managing = False
+        if isinstance(answer, StoreDone):
+            self._perform((replace(action, expected_version=answer.number, unlock=""),))
+
     def _command(self, action: Action) -> Command | None:
         match action:
             case FenceLease():
-                return Fence(action.uid, action.incarnation, action.renewal)
+                return Fence(action.uid, action.incarnation, action.renewal, by=self.host.name)
             case MoveConfig():
-                return Move(action.path, action.new_path, action.expected_version)
+                return Move(action.path, action.new_path, action.expected_version, self.host.name)
             case ForgetCommand():
                 return Remove(action.path, action.expected_version)
             case RequestStopped():

@@ -25,7 +25,7 @@ def cut(world: "World", random: Random) -> None:
         edges = {frozenset((one, other)) for one in lonely for other in names if other not in lonely}
     else:
         edges = {frozenset(random.sample(names, 2))}
-    world.cut_edges(edges, random.choice((1.0, 4.0, random.uniform(8.5, 11.0), 20.0)))
+    world.cut_edges(edges, random.choice((1.0, 4.0, random.uniform(8.5, 11.0), 20.0, 60.0)))
 
 
 def join(world: "World", _random: Random) -> None:
@@ -37,7 +37,9 @@ def join(world: "World", _random: Random) -> None:
 def power(world: "World", random: Random) -> None:
     host = any_host(world, random)
     host.power_off("power cut")
-    world.timeline.after(random.uniform(1, 25), partial(world.unless_healing, host.power_on))
+    # Back before anybody could fence it, or after that in the longest profile.
+    off_s = random.uniform(1, 25) if random.random() < 0.7 else random.uniform(25, 90)
+    world.timeline.after(off_s, partial(world.unless_healing, host.power_on))
 
 
 def freeze(world: "World", random: Random) -> None:
@@ -51,7 +53,27 @@ def freeze_at_answer(world: "World", random: Random) -> None:
 
 
 def freeze_at_start(world: "World", random: Random) -> None:
-    any_host(world, random).freeze_at_start_s = random.uniform(9, 25)
+    """Half of them so that the node is fenced meanwhile, and nothing else is on it: then nothing resets it when it thaws, and the
+    start goes on in another life of the node."""
+    host = any_host(world, random)
+    host.freeze_at_start_s, host.freezes_alone = random.uniform(9, 25), False
+    bare = [one for one in world.hosts.values() if not one.has_watchdog and one.keeper is not None]
+    if bare and random.random() < 0.5:
+        host = random.choice(bare)
+        takeover_s = host.keeper.profile.takeover_after_s if host.keeper is not None else 10.0
+        host.freeze_at_start_s, host.freezes_alone = takeover_s + random.uniform(1.0, 6.0), True
+
+
+def freeze_at_fork(world: "World", random: Random) -> None:
+    any_host(world, random).freeze_at_fork_s = random.uniform(3, 25)
+
+
+def die_young(world: "World", random: Random) -> None:
+    """A reboot, and the power goes again when the new life has just got its lease."""
+    host = any_host(world, random)
+    host.power_off("power cut")
+    host.dies_young_s = random.uniform(20, 90)
+    world.timeline.after(random.uniform(1, 5), partial(world.unless_healing, host.power_on))
 
 
 def kill_keeper(world: "World", random: Random) -> None:
@@ -70,7 +92,11 @@ def restart_daemon(world: "World", random: Random) -> None:
 
 
 def crash_guest(world: "World", random: Random) -> None:
-    any_host(world, random).crash_guest(random.choice(world.sids))
+    """Wherever it runs."""
+    sid = random.choice(world.sids)
+    for host in world.hosts.values():
+        if host.is_running(sid):
+            host.crash_guest(sid)
 
 
 def spoil(world: "World", random: Random) -> None:
@@ -103,8 +129,22 @@ def agent(world: "World", random: Random) -> None:
     world.timeline.after(random.uniform(0.2, 6), off)
 
 
-# Not in every seed's swarm: for seeds that are about agents.
+def short_freeze(world: "World", random: Random) -> None:
+    host = any_host(world, random)
+    host.freeze()
+    world.timeline.after(world.profile().tolerates_s * random.uniform(0.2, 0.95), host.thaw)
+
+
+def short_cut(world: "World", random: Random) -> None:
+    names = sorted(world.hosts)
+    lonely = random.sample(names, random.randint(1, len(names) // 2))
+    edges = {frozenset((one, other)) for one in lonely for other in names if other not in lonely}
+    world.cut_edges(edges, world.profile().tolerates_s * random.uniform(0.2, 0.95))
+
+
+# Not in every seed's swarm: for seeds that are about agents, and for those in which nothing may be lost (L11).
 AGENTS: Mapping[str, Event] = {"agent": agent}
+STALLS: Mapping[str, Event] = {"short-freeze": short_freeze, "short-cut": short_cut}
 
 FAULTS: Mapping[str, Event] = {
     "cut": cut,
@@ -116,6 +156,8 @@ FAULTS: Mapping[str, Event] = {
     "freeze-again": freeze,
     "freeze-at-answer": freeze_at_answer,
     "freeze-at-start": freeze_at_start,
+    "freeze-at-fork": freeze_at_fork,
+    "die-young": die_young,
     "kill-keeper": kill_keeper,
     "restart-daemon": restart_daemon,
     "crash-guest": crash_guest,

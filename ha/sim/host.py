@@ -14,10 +14,12 @@ from functools import partial
 from random import Random
 from typing import Protocol
 
+from ha import lrm
 from ha.keeper import core
 from ha.lease_state import LIVE, LeaseState, may_start
 from ha.leases import DEFAULT, Profile
-from ha.view import config_path
+from ha.status import ManagerStatus
+from ha.view import View, config_path
 from kvorum.errors import Fenced
 
 from .store import Acquire, Answer, Command, Done, Refused, Renew, Rest, Store, Write
@@ -29,12 +31,16 @@ MIGRATE_LOCK = "lock: migrate"
 
 
 class Watcher(Protocol):
-    """The checks, as a host reports to them."""
+    """The checks, as a host and its daemon report to them."""
 
     def guest_runs(self, sid: str) -> None: ...
+    def deciding(self, after: ManagerStatus, view: View) -> None: ...
+    def order_taken(self, host: "Host", action: lrm.Action) -> None: ...
+    def status_shown(self, host: "Host", status: ManagerStatus) -> None: ...
+    def lease_taken(self, host: "Host") -> None: ...
+    def watchdog_closed(self, host: "Host") -> None: ...
     def guest_started(self, host: "Host", sid: str, incarnation: int) -> None: ...
     def guest_arrived(self, host: "Host", sid: str) -> None: ...
-    def guest_touched(self, host: "Host", sid: str) -> None: ...
     def tell(self, line: str) -> None: ...
     def count(self, what: str) -> None: ...
 
@@ -64,6 +70,7 @@ class Faults:
     rejoins_uncleared: bool = False
     lives_by_the_longer: bool = False
     skips_generation: bool = False
+    keeps_watchdog: bool = False
 
 
 @dataclass(eq=False)
@@ -95,12 +102,20 @@ class Host:
     processes: dict[str, Process] = field(default_factory=dict)
     # What came to pass while it was frozen.
     deferred: list[Callable[[], None]] = field(default_factory=list)
+    # When the keeper last came to its senses, on the timeline: after a freeze, or a death.
+    awake_since: float = 0.0
     fed_at: float | None = None
     armed_s: float = 0.0
     # Seconds; freezes when the keeper's next answer is on its way, which is when it matters what the age counts from.
     freeze_at_answer_s: float = 0.0
     # The same, between a start's first look at the lease and its process.
     freeze_at_start_s: float = 0.0
+    # Only when nothing else runs here.
+    freezes_alone: bool = False
+    # Between the process and the second look, before it runs.
+    freeze_at_fork_s: float = 0.0
+    # The power goes as soon as a new lease is taken, for so long.
+    dies_young_s: float = 0.0
     bad_starts: set[str] = field(default_factory=set)
     # Guests that are leaving, as the agent's records have it.
     migrating: set[str] = field(default_factory=set)
@@ -108,6 +123,8 @@ class Host:
     hints: Random | None = None
     on_boot: Callable[[], None] = lambda: None
     on_off: Callable[[], None] = lambda: None
+    # The power is back after a fault.
+    on_power: Callable[[], None] = lambda: None
 
     def clock(self) -> float:
         """CLOCK_BOOTTIME, but for its start; the nodes' clocks drift and have nothing in common."""
@@ -163,6 +180,7 @@ class Host:
             return
         self.watcher.tell(f"{self.name}: thawed")
         self.is_frozen, self.is_thawing = False, True
+        self.awake_since = self.timeline.now
         waiting, self.deferred = self.deferred, []
         # Threads wake in any order; the keeper may see an answer from before the freeze before it sees the time.
         self.random.shuffle(waiting)
@@ -181,6 +199,7 @@ class Host:
         if self.keeper is not None:
             return
         self.keeper_life += 1
+        self.awake_since = self.timeline.now
         self.keeper = core.initial(self.published, self.clock(), uid=self.name)
         if self.faults.rejoins_uncleared and self.keeper.phase != LIVE:
             self.keeper = core.State()
@@ -284,7 +303,11 @@ class Host:
         match answer, action:
             case Done(), core.Acquire():
                 self.tick()
+                is_held = self.keeper.phase == LIVE
                 self._step(core.Acquired(sent_at, answer.number))
+                if not is_held and self.keeper.phase == LIVE:
+                    self.watcher.lease_taken(self)
+                    self._die_young()
             case Done(), core.Renew():
                 self._step(core.Renewed(sent_at, action.incarnation, self._hint_s()))
             case Done(), core.Rest():
@@ -300,8 +323,23 @@ class Host:
             return 0.0
         return self.hints.choice((0.0, -1.0, math.inf, math.nan, 1e-3, self.hints.uniform(0.0, 10.0)))
 
+    def _die_young(self) -> None:
+        if not self.dies_young_s:
+            return
+
+        def off() -> None:
+            off_s, self.dies_young_s = self.dies_young_s, 0.0
+            if not off_s:
+                return  # everything heals meanwhile
+            self.power_off("power cut, before the first renewal")
+            self.timeline.after(off_s, self.on_power)
+
+        self.after(self.random.uniform(0.0, 0.5), off)
+
     def _feed(self, is_guarding: bool) -> None:
-        if not self.has_watchdog or not is_guarding:
+        if not self.has_watchdog or (not is_guarding and not self.faults.keeps_watchdog):
+            if self.fed_at is not None:
+                self.watcher.watchdog_closed(self)
             self.fed_at = None
             return
         is_armed = self.fed_at is not None
@@ -376,7 +414,10 @@ class Host:
             self.after(0.01, partial(done, why or "it runs already"))
             return
         # Volumes and networks are made ready first: a freeze may fall before that, and the process come long after it.
-        fork = partial(self.after, self.random.uniform(0.0, 1.0), partial(self._fork, sid, incarnation, done))
+        ready_s = self.random.uniform(0.0, 1.0)
+        if self.freeze_at_start_s and self.freezes_alone:
+            ready_s += self.random.uniform(0.5, 2.5)  # until the node has another lease
+        fork = partial(self.after, ready_s, partial(self._fork, sid, incarnation, done))
         if incarnation is None:
             self.after(self.random.uniform(0.02, 0.3), fork)
         else:
@@ -388,9 +429,11 @@ class Host:
         file = self.store.truth.files.get(path) if self.store.has_majority(self.name) else None
         if file is None or sid in self.migrating:
             self.after(0.05, partial(done, "the guest is not ours, or on its way"))
+        elif file.content not in ("", MIGRATE_LOCK):
+            self.after(0.05, partial(done, f"it is locked ({file.content})"))
         elif file.content != MIGRATE_LOCK:
             self.after(self.random.uniform(0.02, 0.3), then)
-            if self.freeze_at_start_s and not self.is_frozen:
+            if self.freeze_at_start_s and not self.is_frozen and not (self.freezes_alone and self.processes):
                 self.freeze()
                 self.timeline.after(self.freeze_at_start_s, self.thaw)
                 self.freeze_at_start_s = 0.0
@@ -417,6 +460,10 @@ class Host:
             return
         process = self.processes[sid] = Process()
         self.after(self.random.uniform(0.05, 1.5), partial(self._let_run, sid, process, incarnation, done))
+        if self.freeze_at_fork_s and incarnation is not None and not self.is_frozen:
+            self.freeze()
+            self.timeline.after(self.freeze_at_fork_s, self.thaw)
+            self.freeze_at_fork_s = 0.0
 
     def _let_run(self, sid: str, process: Process, incarnation: int | None, done: Callable[[str], None]) -> None:
         if self.processes.get(sid) is not process or process.is_dying:

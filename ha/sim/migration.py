@@ -49,6 +49,9 @@ class Migration:
         if file is None or self.sid in self.source.migrating:
             self._answer("the guest is not ours, or on its way")
             return
+        if file.content not in ("", MIGRATE_LOCK):
+            self._answer(f"it is locked ({file.content})")
+            return
         self.source.migrating.add(self.sid)
 
         def locked(answer: Answer) -> None:

@@ -6,15 +6,20 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
+from ha.balance import Budget
 from ha.leases import FAST, NORMAL, PATIENT
+from ha.load import Mode
 from ha.options import DATACENTER_CFG, Options, ShutdownPolicy
+from ha.placement import Policy
 from ha.resources import RESOURCES_CFG, Request, Resource
 from ha.settings import SETTINGS_CFG
 from ha.view import command_path, config_path
 from kvorum.ids import Sid
 
 from .faults import Event, any_host
-from .store import Move, Write
+from .host import MIGRATE_LOCK
+from .reading import LOCK
+from .store import Answer, Done, Move, Write
 
 if TYPE_CHECKING:
     from .world import World
@@ -67,13 +72,29 @@ def tune(world: "World", random: Random) -> None:
     world.edit(tuned)
 
 
+def prioritise(world: "World", random: Random) -> None:
+    sid, priority = random.choice(world.sids), random.randint(0, 3)
+    world.edit(lambda held: held | {sid: replace(held[sid], priority=priority)} if sid in held else held)
+
+
 def move_by_hand(world: "World", random: Random) -> None:
     """Somebody moves the file of a guest that HA looks after, wherever it runs."""
-    sid, new = random.choice(world.sids), any_host(world, random).name
+    carry(world, random.choice(world.sids), any_host(world, random).name)
+
+
+def snatch(world: "World", random: Random) -> None:
+    """A guest is sent somewhere, and the next one that arrives anywhere has its file moved on or back at once."""
+    world.snatch_s = random.uniform(0.2, 2.0)
+    say(world, f"migrate {random.choice(world.sids)} {any_host(world, random).name}")
+
+
+def carry(world: "World", sid: str, new: str) -> None:
     place = world.place(sid)
     if not place or place == new or sid not in world.checks.services():
         return
     path = config_path(sid, place)
+    if str(world.content(path)) not in ("", MIGRATE_LOCK):
+        return  # who moves what a task holds, past HA, has to know what becomes of the task
     world.checks.tell(f"somebody moves the file of {sid} from {place} to {new}")
     world.propose(Move(path, config_path(sid, new), world.store.truth.files[path].version))
 
@@ -115,13 +136,46 @@ def disarm(world: "World", random: Random) -> None:
         world.timeline.after(random.uniform(1, 30), partial(world.unless_healing, partial(say, world, "arm-ha")))
 
 
+def back_up(world: "World", random: Random) -> None:
+    """A task on the guest's node holds it for a while; it ends with its host, and then its lock is left."""
+    sid, lock = random.choice(world.sids), random.choice(("backup", "backup", "snapshot", "create"))
+    place = world.place(sid)
+    if not place or world.content(path := config_path(sid, place)) != "":
+        return
+    host = world.hosts[place]
+    boot = host.boot
+
+    def locked(answer: Answer) -> None:
+        if isinstance(answer, Done) and host.boot == boot:
+            world.checks.tell(f"{place}: a task holds {sid} ({lock})")
+            host.after(random.choice((random.uniform(2, 40), random.uniform(40, 120))), end)
+
+    def end() -> None:
+        file = world.store.truth.files.get(path)
+        if file is None or file.content != f"{LOCK}{lock}":
+            return
+        world.store.propose(place, Write(path, "", file.version), lambda _answer: None, deadline_s=5.0)
+
+    write = Write(path, f"{LOCK}{lock}", world.store.truth.files[path].version)
+    world.store.propose(place, write, locked, deadline_s=5.0)
+
+
 def choose_policy(world: "World", random: Random) -> None:
     options = Options(
         shutdown_policy=random.choice(list(ShutdownPolicy)),
         shutdown_deadline_s=random.choice((0, 10, 40)),
         rebalances_on_start=random.random() < 0.3,
+        policy=Policy(
+            mode=random.choice(list(Mode)),
+            memory_limit=random.choice((1.0, 1.0, 1.0, 1.5, 0.0)),
+            reserve_nodes=random.choice((0, 0, 1)),
+        ),
+        budget=Budget(is_enabled=random.random() < 0.4, hold_s=10.0, cooldown_s=60.0),
     )
-    world.checks.tell(f"shutdown policy {options.shutdown_policy}, {options.shutdown_deadline_s} s")
+    world.checks.tell(
+        f"shutdown policy {options.shutdown_policy}, {options.shutdown_deadline_s} s; placement {options.policy}, "
+        f"balancing {'on' if options.budget.is_enabled else 'off'}"
+    )
     world.put(DATACENTER_CFG, options)
 
 
@@ -143,7 +197,9 @@ OPERATORS: Mapping[str, Event] = {
     "remove": remove,
     "request": request,
     "tune": tune,
+    "priority": prioritise,
     "move-by-hand": move_by_hand,
+    "snatch": snatch,
     "garble": garble,
     "profile": choose_profile,
     "command": command,
@@ -151,5 +207,6 @@ OPERATORS: Mapping[str, Event] = {
     "maintain": maintain,
     "disarm": disarm,
     "policy": choose_policy,
+    "back-up": back_up,
     "shut-down": shut_down,
 }

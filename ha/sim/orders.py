@@ -90,9 +90,9 @@ def is_held(services: Mapping[str, Service], sid: str) -> bool:
     while todo:
         name = todo.pop()
         service = services.get(name)
-        if name in seen or service is None or is_up(service):
+        if name in seen or (service is not None and is_up(service)):
             continue
-        if not service.waits_for:
+        if service is None or not service.waits_for:
             return True
         seen.add(name)
         todo += service.waits_for

@@ -8,11 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from .faults import FAULTS
+from .faults import FAULTS, STALLS
 from .operators import OPERATORS
 
 # Chance of each kind to be in a seed's swarm: rare combinations are not drowned by common ones.
 SWARM = 0.6
+# Share of seeds in which one to three kinds come again and again, so that what needs several of a kind is found, too.
+FOCUSED = 0.25
+
+# Longer than the longest stall that any profile tolerates, and the renewals after it.
+MILD_PAUSE_S = 40.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +31,13 @@ class Planned:
 
 def plan(random: Random, kinds: Sequence[str] = ()) -> tuple[Planned, ...]:
     """`kinds`: these and no others, for who looks for something in particular."""
+    if not kinds and random.random() < FOCUSED:
+        kinds = random.sample(sorted({**FAULTS, **OPERATORS}), random.randint(1, 3))
     faults = [kind for kind in FAULTS if random.random() < SWARM] or ["cut"]
     people = [kind for kind in OPERATORS if random.random() < SWARM] or ["add-and-cut"]
     # Some seeds are mostly weather, some mostly people.
     share = random.choice((0.15, 0.4, 0.8))
-    pace_s = random.choice((2.0, 5.0, 10.0))
+    pace_s = random.choice((2.0, 5.0) if kinds else (2.0, 5.0, 10.0))
     span_s = random.uniform(40, 100)
     planned: list[Planned] = []
     at_s = 0.0
@@ -39,6 +46,12 @@ def plan(random: Random, kinds: Sequence[str] = ()) -> tuple[Planned, ...]:
         planned.append(Planned(at_s, kind, random.getrandbits(32)))
         at_s += random.expovariate(1 / pace_s)
     return tuple(planned)
+
+
+def mild_plan(random: Random) -> tuple[Planned, ...]:
+    """Stalls that the profile tolerates, one after the other, with time between them to draw breath."""
+    times = [MILD_PAUSE_S * number + random.uniform(0, 5) for number in range(random.randint(3, 6))]
+    return tuple(Planned(at_s, random.choice(sorted(STALLS)), random.getrandbits(32)) for at_s in times)
 
 
 def shrink(

@@ -21,6 +21,8 @@ from kvorum.ids import NodeName, Sid
 
 from .store import File, State
 
+# What the config file of a guest says that a task holds; a free one says nothing.
+LOCK = "lock: "
 # Replicas are seldom further behind than this; who is, is read anew.
 KEPT = 64
 _NO_RESOURCES: Mapping[Sid, Resource] = {}
@@ -77,7 +79,7 @@ class Readings:
             if found := parse_path(path):
                 sid, node = found
                 demand, startup = self.demands.get(sid, Demand()), self.startups.get(sid, Startup())
-                configs[sid] = Config(node, file.version, demand=demand, startup=startup)
+                configs[sid] = Config(node, file.version, str(file.content).removeprefix(LOCK), demand, startup)
                 places.setdefault(node, set()).add(sid)
         status = cast(ManagerStatus, _content(files, MANAGER_STATUS) or ManagerStatus())
         resources = _NO_RESOURCES

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from ha.leases import Terms
+from ha.status import MANAGER_STATUS
 
 from .timeline import Timeline
 
@@ -22,11 +23,12 @@ QUORATE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """`version` 0: the file must not be there."""
+    """`version` 0: the file must not be there. `by`: a manager that takes a lock off."""
 
     path: str
     content: object
     version: int
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +39,12 @@ class Remove:
 
 @dataclass(frozen=True, slots=True)
 class Move:
+    """`by`: who asks for it, of those whom the checks tell apart."""
+
     path: str
     new_path: str
     version: int
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,7 @@ class Fence:
     incarnation: int
     renewal: int
     is_confirmed: bool = False
+    by: str = ""
 
 
 Command = Write | Remove | Move | Acquire | Renew | Rest | Fence
@@ -110,13 +116,24 @@ class Lease:
     is_resting: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """What the log refuses. Each that is left out is a mutation that the simulation must notice."""
+
+    # A fence of a lease that was renewed meanwhile; a confirmation about an earlier life.
+    of_fences: bool = True
+    of_confirmations: bool = True
+    # A renewal of a lease that was fenced.
+    of_renewals: bool = True
+    # A write of the manager's status that was decided on an older one.
+    of_status: bool = True
+
+
 @dataclass(slots=True)
 class State:
     """What a replica has applied."""
 
-    # A mutation that the simulation must notice, when False.
-    is_fence_guarded: bool = True
-    is_confirmation_guarded: bool = True
+    guards: Guards = Guards()
     index: int = 0
     # The index at which a file last changed: of two replicas with the same one, all files are the same.
     revision: int = 0
@@ -128,7 +145,8 @@ class State:
         match command:
             case Write():
                 held = self.files.get(command.path)
-                if (held.version if held else 0) != command.version:
+                is_stale = (held.version if held else 0) != command.version
+                if is_stale and (self.guards.of_status or command.path != MANAGER_STATUS):
                     return Refused("stale")
                 self.files[command.path] = File(command.content, self.index)
                 self.revision = self.index
@@ -161,7 +179,8 @@ class State:
             self.leases[command.node] = lease
             return Done(lease.incarnation)
         if isinstance(command, Renew | Rest):
-            if held is None or held.is_fenced or held.incarnation != command.incarnation:
+            is_over = held is not None and held.is_fenced and self.guards.of_renewals
+            if held is None or is_over or held.incarnation != command.incarnation:
                 return Refused("fenced")
             if isinstance(command, Rest):
                 self.leases[command.node] = replace(held, is_resting=True)
@@ -174,14 +193,15 @@ class State:
                 command.terms if is_news else held.terms,
                 command.sent_at if is_news else held.sent_at,
                 held.renewal + 1,
+                held.is_fenced,
             )
             return Done(held.renewal + 1)
         if held is None:
             return Refused("not found")
         if command.is_confirmed:
-            if self.is_confirmation_guarded and held.incarnation != command.incarnation:
+            if self.guards.of_confirmations and held.incarnation != command.incarnation:
                 return Refused("that life is over")
-        elif self.is_fence_guarded and (held.incarnation, held.renewal) != (command.incarnation, command.renewal):
+        elif self.guards.of_fences and (held.incarnation, held.renewal) != (command.incarnation, command.renewal):
             return Refused("the lease went on")
         self.leases[command.node] = replace(held, is_fenced=True)
         return Done(held.renewal)
@@ -221,8 +241,7 @@ class Store:
         *,
         can_talk: Callable[[str, str], bool],
         clock: Callable[[str], float],
-        is_fence_guarded: bool = True,
-        is_confirmation_guarded: bool = True,
+        guards: Guards = Guards(),
     ) -> None:
         self._timeline = timeline
         self._random = random
@@ -234,12 +253,14 @@ class Store:
         self._election_s = 0.3
         self.loss = 0.0
         self.slowness = 0.0
+        # What no majority has taken is tried again by whoever leads next.
+        self.forgets_nothing = False
         self.log: list[Entry] = []
         self.leader: str | None = None
         # As if one had applied everything at once: the truth that the checks go by.
-        self.truth = State(is_fence_guarded, is_confirmation_guarded)
+        self.truth = State(guards)
         self.renewed_truly_at: dict[str, float] = {}
-        self.replicas = {name: Replica(name, State(is_fence_guarded, is_confirmation_guarded)) for name in names}
+        self.replicas = {name: Replica(name, State(guards)) for name in names}
         self.on_commit: Callable[[Command, Answer], None] = lambda _command, _answer: None
         self._poll()
 
@@ -302,7 +323,7 @@ class Store:
     def _commit(self, entry: Entry, leader: str, until: float) -> None:
         if self.leader != leader or not self.has_majority(leader):
             # Perhaps the next leader has it, perhaps it is lost.
-            if self._random.random() < 0.5:
+            if self.forgets_nothing or self._random.random() < 0.5:
                 self._timeline.after(self._delay(), lambda: self._arrive(entry, until))
             return
         self.log.append(entry)

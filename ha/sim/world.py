@@ -9,27 +9,36 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from random import Random
+from typing import cast
 
 from ha import lrm
-from ha.leases import DEFAULT, Terms
+from ha.leases import DEFAULT, Profile, Terms
+from ha.load import Demand, Use
 from ha.resources import RESOURCES_CFG, Resource
 from ha.rules import RULES_CFG, Affinity, NodeAffinity, ResourceAffinity, Rule, Rules, StartOrder
+from ha.settings import SETTINGS_CFG
 from ha.view import Startup, config_path, parse_config_path
 from kvorum.ids import NodeName, Sid
 
-from . import operators
+from . import aftermath, operators
 from .checks import Checks, Violation
 from .daemon import Daemon
-from .faults import AGENTS, FAULTS
-from .host import Faults, Host
+from .faults import AGENTS, FAULTS, STALLS
+from .host import MIGRATE_LOCK, Faults, Host
 from .migration import Migration
 from .operators import OPERATORS
-from .plan import Planned, plan
+from .plan import Planned, mild_plan, plan
+from .progress import Progress
 from .reading import Readings
-from .store import PERSISTENCE_S, Command, Store, Write
+from .rest import unbounded, unsettled
+from .store import PERSISTENCE_S, Command, Guards, Store, Write
 from .timeline import Timeline
 
 REST_S = 500.0
+FORGET_S = 15.0
+# Share of seeds in which no stall is longer than the profile tolerates, and nothing may be lost.
+MILD = 0.06
+GIB = float(1 << 30)
 # Relative drift of two clocks stays within the profile's.
 DRIFT = DEFAULT.drift / 2 * 0.99
 # After so long a host goes down whatever still runs on it.
@@ -42,7 +51,6 @@ class Mutation:
 
     counts_from_reply: bool = False
     rejoins_uncleared: bool = False
-    unguarded_fence: bool = False
     # A keeper that was told a shorter profile says so, and lives by the longer one until somebody has heard it.
     lives_by_the_longer: bool = False
     # Managers go by the profile that is chosen now, not by what the leases say; or by terms of their own.
@@ -50,8 +58,12 @@ class Mutation:
     terms: Terms | None = None
     # The agent starts and resumes without a look at the lease's incarnation.
     skips_generation: bool = False
-    # What an agent confirms counts for whichever life the node is in by then.
-    confirms_any_life: bool = False
+    # A keeper feeds its watchdog on when there is nothing to guard.
+    keeps_watchdog: bool = False
+    # A daemon goes by what its manager has decided, committed or not.
+    shows_uncommitted: bool = False
+    # What the log does not refuse.
+    guards: Guards = field(default_factory=Guards)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +98,20 @@ class World:
     hosts: dict[str, Host] = field(default_factory=dict)
     daemons: dict[str, Daemon] = field(default_factory=dict)
     cuts: set[frozenset[str]] = field(default_factory=set)
+    sizes: dict[str, Use] = field(default_factory=dict)
     is_healing: bool = False
     # None: the plan of the seed.
     events: tuple[Planned, ...] | None = None
     commands: int = 0
+    # The next guest that arrives by a live migration has its file moved by somebody within so long.
+    snatch_s: float = 0.0
     # The node that stays dead after everything has healed.
     away: str = ""
+
+    # What it goes through after it has come to rest; empty: one by chance.
+    trial: str = ""
+    # Seconds since the epoch as the hosts' wall clocks have it at the beginning.
+    epoch: float = 1e9
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)  # noqa: S311 (it has to be repeatable)
@@ -106,20 +126,30 @@ class World:
             names,
             can_talk=self.can_talk,
             clock=lambda name: self.hosts[name].clock(),
-            is_fence_guarded=not self.mutation.unguarded_fence,
-            is_confirmation_guarded=not self.mutation.confirms_any_life,
+            guards=self.mutation.guards,
         )
         self.store.on_commit = self.checks.committed
         self.store.loss = self.random.choice((0, 0, 0.03, 0.15))
         self.store.slowness = self.random.choice((0, 0, 0.05))
         self.checks.hosts, self.checks.store = self.hosts, self.store
-        readings = Readings(names)
+        self.checks.on_arrival = self._arrived
+        self.checks.progress = Progress(self.checks, self.store, self.undisturbed_manager)
+        readings = self.readings = Readings(names)
         for name, host in self.hosts.items():
             host.store = self.store
             self.daemons[name] = Daemon(
-                host, self.store, names, self.mutation.terms, self.mutation.goes_by_settings, readings
+                host,
+                self.store,
+                names,
+                self.mutation.terms,
+                self.mutation.goes_by_settings,
+                self.mutation.shows_uncommitted,
+                readings=readings,
+                sizes=self.sizes,
+                epoch=self.epoch,
             )
             self.daemons[name].on_migrate = self._migrate
+            host.on_power = partial(self.unless_healing, host.power_on)
             host.on_boot, host.on_off = partial(self._boot, name), partial(self._off, name)
             host.start_keeper()
             self.daemons[name].start()
@@ -128,8 +158,17 @@ class World:
         ]
         self.rules = Rules((*self._rules().rules, *self._orders()))
         readings.startups.update(self._startups())
+        self._choose_sizes()
+        self.checks.watch()
+        mildness = Random(f"mild {self.seed}")  # noqa: S311
         if self.events is None:
-            self.events = plan(Random(f"plan {self.seed}"))  # noqa: S311
+            is_mild = mildness.random() < MILD
+            self.events = mild_plan(mildness) if is_mild else plan(Random(f"plan {self.seed}"))  # noqa: S311
+        if {event.kind for event in self.events} and {event.kind for event in self.events} <= set(STALLS):
+            self.checks.is_mild = self.store.forgets_nothing = True
+            self.store.loss = self.store.slowness = 0.0
+            for host in self.hosts.values():
+                host.faults = replace(host.faults, reply_s=0.01)
 
     def _faults(self) -> Faults:
         return Faults(
@@ -141,7 +180,21 @@ class World:
             rejoins_uncleared=self.mutation.rejoins_uncleared,
             lives_by_the_longer=self.mutation.lives_by_the_longer,
             skips_generation=self.mutation.skips_generation,
+            keeps_watchdog=self.mutation.keeps_watchdog,
         )
+
+    def _choose_sizes(self) -> None:
+        """Of nodes and guests. In some seeds there is room for everybody; in others hardly, and never for all on one node."""
+        is_tight = self.random.random() < 0.5
+        most = {sid: self.random.choice((1, 1, 2, 3)) * GIB for sid in self.sids}
+        # Two nodes that are left bear all guests, if they are spread well.
+        needed = max(*most.values(), 0.5 * sum(most.values()))
+        for name in self.hosts:
+            bytes_ = needed * self.random.uniform(1.05, 1.4) if is_tight else 64 * GIB
+            self.sizes[name] = Use(self.random.choice((4.0, 8.0)), bytes_)
+        self.readings.demands = {sid: Demand(Use(1.0, bytes_)) for sid, bytes_ in most.items()}
+        self.checks.demands = {str(sid): bytes_ for sid, bytes_ in most.items()}
+        self.checks.capacities = {name: size.memory_bytes for name, size in self.sizes.items()}
 
     def _rules(self) -> Rules:
         """None, or one or two that can be kept as long as all but one node are there."""
@@ -207,7 +260,7 @@ class World:
 
     def run(self) -> Outcome:
         violation = ""
-        healed_at = 0.0
+        healed_at = rest_s = 0.0
         assert self.events is not None
         try:
             self._found()
@@ -215,6 +268,9 @@ class World:
             away = self._heal()
             healed_at = self.timeline.now
             self._rest(away)
+            rest_s = self.timeline.now - healed_at
+            self._forget()
+            aftermath.run(self)
         except Violation as error:
             violation = str(error)
         return Outcome(
@@ -222,7 +278,7 @@ class World:
             violation,
             tuple(self.checks.story),
             dict(self.checks.counts),
-            self.timeline.now - healed_at,
+            rest_s,
             self.timeline.now,
             self.events,
         )
@@ -247,7 +303,7 @@ class World:
         self.timeline.run_until(self.timeline.now + 2.0 + self.random.uniform(0, 8))
 
     def _break(self, events: tuple[Planned, ...]) -> None:
-        every = {**FAULTS, **AGENTS, **OPERATORS}
+        every = {**FAULTS, **AGENTS, **STALLS, **OPERATORS}
         began = self.timeline.now
         for event in events:
             self.timeline.run_until(began + event.at_s)
@@ -257,10 +313,12 @@ class World:
     def _heal(self) -> str:
         """Returns the name of a node that stays dead, or nothing."""
         self.checks.tell("everything heals")
-        self.is_healing = True
+        self.is_healing, self.checks.is_mild = True, False
         self.cuts.clear()
         self.store.loss = self.store.slowness = 0.0
-        away = self.away = self.random.choice(sorted(self.hosts)) if self.random.random() < 0.3 else ""
+        away = self.away = self.checks.away = (
+            self.random.choice(sorted(self.hosts)) if self.random.random() < 0.3 else ""
+        )
         for name, host in self.hosts.items():
             host.bad_starts.clear()
             host.faults = replace(host.faults, start_fails=0.0, kill_hangs=0.0, migration_fails=0.0, reply_s=0.01)
@@ -273,6 +331,7 @@ class World:
                 host.start_keeper()
                 self.daemons[name].start()
             host.freeze_at_answer_s = host.freeze_at_start_s = 0.0
+            host.freeze_at_fork_s = host.dies_young_s = 0.0
         # What operators said before may still be on its way.
         self.timeline.run_until(self.timeline.now + PERSISTENCE_S + 1.0)
         while not isinstance(self.content(RESOURCES_CFG), dict):
@@ -286,13 +345,30 @@ class World:
         for name in sorted(self.checks.status.node_request):
             operators.say(self, f"disable-node-maintenance {name}")
         self.timeline.run_until(self.timeline.now + 3.0)
-        while left := self.checks.unsettled(away):
+        self.free_the_locked()
+        while left := unsettled(self.checks, away):
             if self.timeline.now > end:
                 self.checks.fail(f"liveness: {'; '.join(left)}")
+            self.free_the_locked()
             # Maintenance has no end of its own, as a disarm has. Said again when it was lost on its way.
             for name in sorted(self.checks.status.node_request):
                 operators.say(self, f"disable-node-maintenance {name}")
             self.timeline.run_until(self.timeline.now + 3.0)
+
+    def _forget(self) -> None:
+        """What is over is forgotten within a few rounds."""
+        end = self.timeline.now + FORGET_S
+        while grown := unbounded(self.checks):
+            if self.timeline.now > end:
+                self.checks.fail(f"L10: {'; '.join(grown)}")
+            self.timeline.run_until(self.timeline.now + 0.5)
+
+    def free_the_locked(self) -> None:
+        """People take off the locks of tasks that ended with their hosts."""
+        for sid in self.sids:
+            path = config_path(sid, self.place(sid)) if self.place(sid) else ""
+            if str(self.content(path) or "") not in ("", MIGRATE_LOCK):
+                self.put(path, "")
 
     # What events stand on
 
@@ -308,6 +384,22 @@ class World:
             self.cuts -= edges
 
         self.timeline.after(span_s, join)
+
+    def profile(self) -> Profile:
+        return cast(Profile, self.content(SETTINGS_CFG) or DEFAULT)
+
+    def undisturbed_manager(self) -> tuple[str, int, int] | None:
+        """Its name, and the lives of its host and its daemon."""
+        name = self.store.leader
+        if name is None or self.store.loss or self.store.slowness:
+            return None
+        host, daemon = self.hosts[name], self.daemons[name]
+        is_well = host.is_up and not host.is_frozen and daemon.is_up
+        if not is_well or not self.store.is_leader(name) or not self.store.has_majority(name):
+            return None
+        if daemon.outage.is_excusing(host.clock()):
+            return None  # after a time without a majority it waits on purpose
+        return name, host.boot, daemon.life
 
     def place(self, sid: str) -> str:
         for path in self.store.truth.files:
@@ -339,7 +431,9 @@ class World:
         self.propose(Write(path, content, held.version if held is not None else 0))
 
     def propose(self, command: Command) -> None:
-        origin = self.hosts[self.random.choice(sorted(self.hosts))].name
+        # People use whichever node they like; in the end one that is there.
+        able = [name for name in sorted(self.hosts) if not self.is_healing or self.hosts[name].is_up]
+        origin = self.random.choice(able)
         self.store.propose(origin, command, lambda _answer: None, deadline_s=5.0)
 
     def shut_down(self, name: str, *, is_reboot: bool, off_s: float) -> None:
@@ -371,6 +465,13 @@ class World:
             fails=self.hosts[source].faults.migration_fails,
         ).begin()
 
+    def _arrived(self, sid: str, name: str) -> None:
+        """Live, and somebody may be after its file."""
+        if self.snatch_s and not self.is_healing:
+            other = self.random.choice([other for other in sorted(self.hosts) if other != name])
+            self.timeline.after(self.random.uniform(0.0, self.snatch_s), partial(operators.carry, self, sid, other))
+            self.snatch_s = 0.0
+
     # Hosts come and go
 
     def _boot(self, name: str) -> None:
@@ -380,5 +481,12 @@ class World:
         self.daemons[name].is_up = False
 
 
-def simulate(seed: int, mutation: Mutation = Mutation(), events: tuple[Planned, ...] | None = None) -> Outcome:
-    return World(seed, mutation, events=events).run()
+def simulate(
+    seed: int,
+    mutation: Mutation = Mutation(),
+    events: tuple[Planned, ...] | None = None,
+    *,
+    trial: str = "",
+    epoch: float = 1e9,
+) -> Outcome:
+    return World(seed, mutation, events=events, trial=trial, epoch=epoch).run()

@@ -47,7 +47,7 @@ class Recorder(Checks):
         if isinstance(command, Fence):
             self.note("fence-done", node=command.node)
         if isinstance(command, Move) and (found := parse_config_path(command.path)) is not None:
-            self._moved(found[0], found[1], command.new_path)
+            self._record_move(found[0], found[1], command.new_path)
         if isinstance(command, Write) and command.path == MANAGER_STATUS:
             self._record(cast(ManagerStatus, command.content))
 
@@ -59,7 +59,7 @@ class Recorder(Checks):
             if state is NodeState.fence:
                 self.note("fence-begin", by=after.master_node, daemon="crm", node=name)
 
-    def _moved(self, sid: Sid, source: NodeName, new_path: str) -> None:
+    def _record_move(self, sid: Sid, source: NodeName, new_path: str) -> None:
         found = parse_config_path(new_path)
         entry = self.seen.service_status.get(sid)
         if found is None or entry is None:

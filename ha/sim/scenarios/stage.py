@@ -196,7 +196,8 @@ class Stage:
         states = {name: NodeState(state) for name, state in self.script.held_nodes.items()}
         status = ManagerStatus(node_status=states, service_status=services)
         self._seed(Write(MANAGER_STATUS, status, 0))
-        self.recorder.seen = self.recorder.status = status
+        self.recorder.seen = status
+        self.recorder.assume(status)
 
     def _seed(self, command: Write) -> None:
         self.store.log.append(Entry(command, next(iter(self.script.nodes)), 0))

@@ -23,7 +23,7 @@ def test_a_failing_seed_ends_the_run_with_1_and_is_told_with_its_replay(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(seed: int) -> Outcome:
-        return simulate(seed, Mutation(rejoins_uncleared=True, unguarded_fence=True))
+        return simulate(seed, Mutation(rejoins_uncleared=True, shows_uncommitted=seed % 10 == 9))
 
     monkeypatch.setattr(runs, "simulate", broken)
     monkeypatch.setattr("sys.argv", ["sim", "--seeds", "60", "--jobs", "1"])
