@@ -171,7 +171,9 @@ class Case:
         """A new order, under a new uid, to the node in its present life. To another node than before only when that has
         released the guest; and where a migration may have left it running, it is asked for first."""
         where = service.node if node is None else node
-        if where != service.node and service.carried_to not in ("", where):
+        # Also when the file came back to the node that has carried the guest away, and has said that it let go of it.
+        has_left = where != service.node or bool(self.released(service))
+        if has_left and service.carried_to not in ("", where):
             return self.order_release_there(service, where)
         member, lease = self.node(where), self.lease(where)
         kept = service.node_uid if where == service.node else ""

@@ -43,10 +43,14 @@ def leave(case: Case, service: Service) -> Service | None:
     Else the same guest, made a resource again, would be a new one that nobody knows to run anywhere.
     """
     place = case.place()
-    if not place or place == service.node:
+    if place and case.released(service) and service.carried_to not in ("", place):
+        return case.order_release_there(service, place)
+    # A migration under way comes to its end first: until then nobody knows who has the guest.
+    is_carried = bool(service.carried_to) and service.state is State.migrate and case.is_of_this_life(service)
+    if is_carried and place and case.result(service) is None and not case.is_lost(service):
+        return rest(case, service) if case.view.status.is_disarmed else service
+    if not place or place == service.node or case.released(service):
         return None
-    if case.released(service):
-        return case.order_release_there(service, place) if service.carried_to not in ("", place) else None
     if case.view.status.is_disarmed:
         return rest(case, service)
     if case.is_lost(service):

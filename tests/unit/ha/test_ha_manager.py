@@ -278,6 +278,22 @@ def test_a_file_that_came_back_from_a_migrations_target_leads_there_first() -> N
     assert (entry.state, entry.node, entry.carried_to) == (State.started, "n1", "")
 
 
+def test_a_file_that_came_back_after_its_source_had_let_go_leads_to_the_target_first() -> None:
+    entry = _carried(_view(_service(State.started)))
+    source = _answered(_node("n1"), 0, uid=entry.uid, state=State.migrate)
+    for request in (Request.started, None):
+        asked = _next(_view(entry, source, request=request))
+        assert (asked.state, asked.node) == (State.migrate, "n2"), "it may run there"
+    target = _answered(_node("n2"), 0, uid=asked.uid, state=State.migrate)
+    after = _next(replace(_view(asked, source, target), status_version=18))
+    assert (after.state, after.node, after.carried_to) == (State.started, "n1", "")
+
+
+def test_a_migration_under_way_is_not_forgotten_with_its_resource() -> None:
+    entry = _carried(_view(_service(State.started)))
+    assert _next(_view(entry, request=None)) == entry
+
+
 def test_a_migration_that_failed_asks_nobody_else() -> None:
     entry = _carried(_view(_service(State.started)))
     view = _view(entry, _answered(_node("n1"), 1, uid=entry.uid, state=State.migrate))
