@@ -290,9 +290,15 @@ def test_the_simulation_finds_a_fault_of_the_code(
 
 
 def test_the_simulation_finds_an_order_that_outlives_its_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the local resource manager nor the agent asks in which life of the node the order was given."""
+
+    def any_life(state: LeaseState, now: float, sid: str, *, incarnation: int | None = None) -> None:
+        assert incarnation is not None
+        may_start(state, now, sid)
+
     monkeypatch.setattr(lrm, "_is_of_this_life", lambda view, _order: view.lease.phase == LIVE)
-    kinds = ("freeze-at-start", "crash-guest", "crash-guest")
-    assert first_violation("S", Mutation(skips_generation=True), kinds).violation
+    monkeypatch.setattr(lrm, "may_start", any_life)
+    assert first_violation("S", Mutation(skips_generation=True), ("agent", "agent", "power")).violation
 
 
 def test_what_is_left_of_a_failing_plan_still_fails_and_is_short(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from itertools import combinations
 import pytest
 
 from ha.resources import Resource
+from ha.sim.rest import unsettled
 from ha.sim.store import Answer, Command, Done, Fence
 from ha.sim.world import World
 
@@ -57,7 +58,7 @@ def test_nodes_that_are_back_after_a_total_cut_are_not_fenced(span_s: float) -> 
         # Long enough for guests that wait for each other by their `startup` options.
         cut.run(span_s + 260.0)
         assert cut.fences == [], f"seed {seed}"
-        assert not cut.world.checks.unsettled(), f"seed {seed}"
+        assert not unsettled(cut.world.checks), f"seed {seed}"
 
 
 def test_who_died_in_a_total_cut_is_fenced_when_the_others_have_renewed() -> None:
