@@ -51,6 +51,7 @@ def _all_broken(before: ManagerStatus, after: ManagerStatus, view: View | None, 
             yield f"S16: {sid} is sent to {service.target} while HA is disarmed"
         yield from _rules(sid, service, after, facts)
     if view is not None:
+        yield from _recovered(before, after, view)
         yield from _room({sid for sid, _ in moves}, before, after, view, facts)
         yield from _first_come(moves, before, after, view, facts)
     for sid, held in before.service_status.items():
@@ -58,6 +59,18 @@ def _all_broken(before: ManagerStatus, after: ManagerStatus, view: View | None, 
             lease = view.nodes[NodeName(held.node)].lease if view is not None and held.node else None
             if lease is None or not (lease.is_fenced or may_fence(lease)):
                 yield from _error(sid, held, after, facts)
+
+
+def _recovered(before: ManagerStatus, after: ManagerStatus, view: View) -> Iterator[str]:
+    """From a silent member: by its fence, or by its answer to the order."""
+    for sid, service in after.service_status.items():
+        held = before.service_status.get(sid)
+        node = view.nodes.get(NodeName(held.node)) if held is not None else None
+        if held is None or node is None or held.state is State.recovery or service.state is not State.recovery:
+            continue
+        is_fenced = node.lease is not None and node.lease.is_fenced
+        if not is_fenced and held.uid not in node.lrm.results:
+            yield f"S3: {sid} is recovered from {held.node}, which is not fenced and has not answered"
 
 
 def is_disarmed(status: ManagerStatus) -> bool:

@@ -114,8 +114,8 @@ def starts_late(patch: pytest.MonkeyPatch) -> None:
 def forgets_what_it_acknowledged(patch: pytest.MonkeyPatch) -> None:
     honest = lrm._register
 
-    def short(view: lrm.LocalView, wanted: set[str]) -> tuple[str, ...]:
-        return tuple(sorted(wanted)) if view.lease.phase == LIVE else honest(view, wanted)
+    def short(memory: lrm.Memory, view: lrm.LocalView, wanted: set[str]) -> tuple[str, ...]:
+        return tuple(sorted(wanted)) if view.lease.phase == LIVE else honest(memory, view, wanted)
 
     patch.setattr(lrm, "_register", short)
 
@@ -271,7 +271,7 @@ def answers_no_command(patch: pytest.MonkeyPatch) -> None:
         pytest.param(
             "S1", recovers_what_was_never_guarded, ("add-and-cut", "add-and-cut", "remove", "add"), id="never guarded"
         ),
-        pytest.param("S1", recovers_before_the_fence, (), id="recovers before the fence"),
+        pytest.param("S3", recovers_before_the_fence, ("freeze", "power", "cut"), id="recovers before the fence"),
         pytest.param("S1", moves_before_it_is_released, HASTE, id="moves before it is released"),
         pytest.param("S11", counts_present_places_only, ("maintain", "maintain", "power", "add"), id="counts present places"),
         pytest.param("S20", asks_for_no_start_order, (), id="asks for no start-order"),
