@@ -79,13 +79,6 @@ def forgets_no_answer(patch: pytest.MonkeyPatch) -> None:
         pytest.param("L7", does_not_come_back, "drain", CALM, id="nobody comes back after maintenance"),
         pytest.param("L8", stays_disarmed, "rearm", CALM, id="HA stays disarmed"),
         pytest.param("L10", forgets_no_answer, "", ("command", "power"), id="answers are kept for ever"),
-        pytest.param(
-            "L12",
-            turns_priorities_round,
-            "",
-            ("priority", "priority", "power", "add"),
-            id="priorities are turned round",
-        ),
     ],
 )
 def test_a_trial_finds_a_fault(
