@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from . import memory, ownership
+from . import memory, ownership, slot
 from .explore import Explored, explore
 
 Steps = Callable[[Any, Any], Iterable[tuple[str, Any]]]
@@ -26,7 +26,7 @@ def first_broken(
 
 def main() -> int:
     is_well = True
-    for name, model in (("ownership", ownership), ("renewals in memory", memory)):
+    for name, model in (("ownership", ownership), ("renewals in memory", memory), ("slot", slot)):
         for start_name, start in model.STARTS.items():
             found: Explored[Any] = explore(start, partial(model.steps, model.Rules()), model.broken)
             print(f"{name}, {start_name}: {found.broken or 'holds'} in {found.states} states")

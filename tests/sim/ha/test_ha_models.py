@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from ha.model import memory, ownership
+from ha.model import memory, ownership, slot
 from ha.model.__main__ import first_broken
 from ha.model.explore import explore
 
@@ -35,6 +35,34 @@ def test_a_fault_in_the_rules_of_memory_has_a_counterexample(name: str) -> None:
     found = first_broken(memory.STARTS, memory.steps, memory.MUTATIONS[name], memory.broken)
     assert found is not None
     assert found.broken == "X is fenced and lives"
+
+
+@pytest.mark.parametrize("name", slot.STARTS)
+def test_a_slot_on_shared_storage_fences_nobody_who_lives_by_it(name: str) -> None:
+    found = explore(slot.STARTS[name], partial(slot.steps, slot.Rules()), slot.broken)
+    assert found.broken == ""
+    # Without shared storage nothing can be said about a slot, so little happens.
+    assert found.states > (10_000 if slot.STARTS[name].is_shared else 100)
+
+
+@pytest.mark.parametrize("name", slot.MUTATIONS)
+def test_a_fault_in_the_rules_of_the_slot_has_a_counterexample(name: str) -> None:
+    found = first_broken(slot.STARTS, slot.steps, slot.MUTATIONS[name], slot.broken)
+    assert found is not None
+    assert found.broken == "X is fenced and lives"
+
+
+def test_a_survivor_fences_in_the_end_but_not_without_a_look_at_the_slot() -> None:
+    def fenced(state: slot.State) -> str:
+        return "fenced" if state.is_fenced else ""
+
+    steps = partial(slot.steps, slot.Rules())
+    found = explore(slot.STARTS["a slot"], steps, fenced)
+    assert (found.broken, found.story[-1]) == ("fenced", "the log applies the fence")
+    assert "the read ends: nothing has changed" in found.story
+    assert found.story.count("time passes") >= slot.TAKEOVER
+    blind = slot.STARTS["a slot"]._replace(reads=False)
+    assert explore(blind, steps, fenced).broken == ""
 
 
 def test_the_shortest_story_is_told() -> None:
