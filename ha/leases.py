@@ -42,8 +42,9 @@ class Profile:
     call_deadline_s: float = 0.8
     # A: at this age the holder pauses its guests.
     pause_after_s: float = 3.5
-    # K: and this much later it kills them.
-    kill_grace_s: float = 1.0
+    # K: and this much later it kills them. Not shorter than need be: T goes by W + r, and after a stall the store's links and
+    # leader have to come back before a renewal is answered.
+    kill_grace_s: float = 2.0
     # W: the host is reset when the guests are not proven gone this long after A. The last ping of the watchdog is before A.
     watchdog_s: float = 5.0
     # r: from the watchdog's firing to nothing running any more.

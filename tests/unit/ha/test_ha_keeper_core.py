@@ -167,10 +167,10 @@ def test_an_answer_from_before_a_freeze_finds_the_lease_over() -> None:
 
 def test_a_lease_that_ran_out_is_never_renewed_again() -> None:
     keeper = _live()
-    assert Kill() in keeper.at(104.6, Tick())
-    keeper.at(104.7, Renewed(104.5, 7))
+    assert Kill() in keeper.at(105.6, Tick())
+    keeper.at(105.7, Renewed(105.5, 7))
     assert keeper.state.phase == KILLED
-    assert Acquire(FAST) in keeper.at(106.0, Tick(is_running=False))
+    assert Acquire(FAST) in keeper.at(107.0, Tick(is_running=False))
     assert keeper.state.phase == NONE
 
 
@@ -344,7 +344,7 @@ def test_a_shorter_profile_is_lived_by_from_the_moment_it_is_said() -> None:
     assert keeper.at(101.1, Renewed(101.0, 7)) == (Renew(7, FAST),)
     assert keeper.state.profile.kill_after_s == FAST.kill_after_s, "others may go by it, answered or not"
     assert Pause() in keeper.at(104.6, Tick())
-    assert Kill() in keeper.at(105.6, Tick())
+    assert Kill() in keeper.at(106.6, Tick())
 
 
 def test_a_keeper_that_takes_over_lives_by_what_the_one_before_lived_by() -> None:

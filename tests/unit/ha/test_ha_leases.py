@@ -29,7 +29,7 @@ HELD = LeaseState(phase=LIVE, incarnation=4, valid_until_boottime=100.0, sids=("
 
 def test_the_fast_profile_takes_over_after_nine_and_a_half_seconds() -> None:
     assert FAST.takeover_after_s == pytest.approx((3.5 + 5.0 + 0.5) * 1.001 + 0.5)
-    assert FAST.kill_after_s == 4.5
+    assert FAST.kill_after_s == 5.5
     assert FAST.reset_after_s == 8.5
 
 
