@@ -148,10 +148,10 @@ def started(case: Case, service: Service) -> Service:
         failures=0,
         retry_at=0,
         remedies=(),
-        waits_for=(),
-        wait_since=0,
-        wait_until=0,
     )
+    if case.mode(service.node) is not Mode.shutdown:
+        # While its node goes down it may wait for those that stop before it, since when it first did.
+        entry = msgspec.structs.replace(entry, waits_for=(), wait_since=0, wait_until=0)
     return moving.while_running(case, entry)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from ha.leases import NORMAL, Lease
 from ha.manager import decide
-from ha.manager.ordering import STARTUP_S, STOP_S
+from ha.manager.ordering import LEAVE_S, STARTUP_S, STOP_S
 from ha.manager.round import in_order
 from ha.resources import Request, Resource
 from ha.rules import StartOrder, compile_rules
@@ -253,6 +253,18 @@ def test_a_node_that_goes_down_gives_them_away_in_reverse() -> None:
     assert states == {DB: State.started, WEB: State.relocate}
     assert "stops first" in now.status.service_status[DB].cause
     assert next_of(answered(now, WEB), DB).state is State.relocate
+
+
+def test_a_guest_whose_node_goes_down_waits_no_longer_than_it_says_and_says_so_once() -> None:
+    today = view({DB: runs(), WEB: runs()}, order())
+    down = replace(today.nodes[N1], lrm=msgspec.structs.replace(today.nodes[N1].lrm, mode=Mode.shutdown))
+    # Whoever stops first never comes to an end.
+    now = after(answered(answered(replace(today, nodes={**today.nodes, N1: down}), DB), WEB))
+    held = now.status.service_status[DB]
+    assert (held.waits_for, held.wait_since, held.wait_until) == ((WEB,), NOW, NOW + LEAVE_S)
+    for later_s in range(1, LEAVE_S):
+        assert decide(now, NOW + later_s).status is None
+    assert next_of(now, DB, NOW + LEAVE_S).state is State.relocate
 
 
 # Startup options
