@@ -27,6 +27,9 @@ def settle(case: Case, entry: Service | None) -> Service | None:
     if case.view.status.is_disarmed:
         return rest(case, entry) if entry is not None else None
     service = entry if entry is not None else _new(case)
+    if not service.node_uid and case.is_of_this_life(service) and (member := case.node(service.node)) is not None:
+        # From before orders named their member; whoever has both its name and its life now is the one that was meant.
+        service = msgspec.structs.replace(service, node_uid=member.uid)
     if service.request != case.resource.request:
         service = msgspec.structs.replace(service, request=str(case.resource.request))
     for _ in range(_MAX_STEPS):

@@ -61,6 +61,19 @@ def test_a_removed_node_is_remembered_by_its_uuid_while_nobody_has_its_name() ->
     assert _entry(view).node == "u1"
 
 
+def test_an_order_from_before_members_were_named_names_its_own_once_it_is_seen_in_its_life() -> None:
+    old = Service(state=State.started, node=N1, uid="o1", incarnation=7)
+    view = replace(
+        _view(_node(N1, "u1", incarnation=7), _node(N2, "u2")), status=ManagerStatus(service_status={SID: old})
+    )
+    named = _round(view)
+    assert (_entry(named).node_uid, _entry(named).uid, _entry(named).incarnation) == ("u1", "o1", 7)
+    later = _round(replace(view, nodes={**view.nodes, N1: replace(_node(N1, "u1", incarnation=8), lrm=LrmStatus())}))
+    assert _entry(later).node_uid == "", "another life, and nobody knows whose"
+    # So it is known to be another's when a machine joins under its name.
+    assert _entry(_round(replace(named, nodes={**view.nodes, N1: _node(N1, "u9", incarnation=7)}))).node == "u1"
+
+
 def test_a_node_in_a_new_life_is_the_same_node() -> None:
     view = _round(_view(_node(N1, "u1"), _node(N2, "u2")))
     view = _round(replace(view, nodes={**view.nodes, N1: _node(N1, "u1", incarnation=2)}))
