@@ -40,6 +40,8 @@ class Outcome:
     # Whom it waits for before it starts there, and how much later it starts for their delays and its deadlines.
     waits_for: tuple[str, ...] = ()
     later_s: float = 0.0
+    # One of them does not start by itself.
+    is_stuck: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,10 @@ def _outcome(sid: Sid, before: Service, played: Played, nodes: Collection[NodeNa
     waits_for, later_s = played.waited.get(sid, ((), 0.0))
     if service.state is State.request_start and service.waits_for:
         # It has a place, and does not start there.
-        return Outcome(sid, before.node, "", service.state, service.cause, service.remedies, service.waits_for)
+        return Outcome(
+            sid, before.node, "", service.state, service.cause, service.remedies, service.waits_for,
+            is_stuck=service.is_stuck,
+        )  # fmt: skip
     cause = played.causes.get(sid, service.cause) if is_elsewhere else service.cause
     target = service.node if is_elsewhere else ""
     return Outcome(sid, before.node, target, service.state, cause, service.remedies, waits_for, later_s)

@@ -66,7 +66,11 @@ class Mode(StrEnum):
 
 
 class Remedy(StrEnum):
-    """What a person can do, without danger, about a resource that does not go on. `kvorum ha explain` has the sentences."""
+    """What a person can do, without danger, about a resource that does not go on. `kvorum ha explain` has the sentences.
+
+    A new value here cannot be read by managers from before unknown ones were left out, and they would decide nothing any more:
+    what else there is to say goes into a field of its own.
+    """
 
     wait = "wait"
     # Request `disabled`: gives it up, and clears what went wrong.
@@ -79,8 +83,6 @@ class Remedy(StrEnum):
     revive_node = "revive-node"
     # Make room: add a node, loosen a rule, end maintenance.
     make_room = "make-room"
-    # Start what it waits for, or loosen the rule by which it does.
-    start_first = "start-first"
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -128,6 +130,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     waits_for: tuple[str, ...] = ()
     wait_since: int = 0
     wait_until: int = 0
+    # One of them does not start by itself: a person starts it, or loosens the rule.
+    is_stuck: bool = False
     # Those that lost their node together start in the order of their `startup` options: that node and its life.
     batch: str = ""
 
@@ -235,8 +239,21 @@ def _decode(content: bytes, kind: type[T], path: str) -> T:
     if not content.strip():
         return kind()
     try:
-        return msgspec.json.decode(content, type=kind)
+        try:
+            return msgspec.json.decode(content, type=kind)
+        except msgspec.ValidationError:
+            return msgspec.convert(_with_known_remedies(msgspec.json.decode(content)), type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"cannot read it: {error}", path=path, remedy="restore it from the store's history"
         ) from error
+
+
+def _with_known_remedies(raw: object) -> object:
+    """Without those of a later version: they are for people, and nothing is decided by them."""
+    match raw:
+        case {"service_status": {**services}}:
+            for service in services.values():
+                if isinstance(service, dict) and isinstance(remedies := service.get("remedies"), list):
+                    service["remedies"] = [remedy for remedy in remedies if remedy in list(Remedy)]
+    return raw

@@ -44,7 +44,14 @@ def silence_left_s(picture: Picture, node: str) -> float:
 
 
 def remedies(service: Service, sid: str) -> list[str]:
-    return [told_remedy(remedy, sid, service.node, service.state) for remedy in service.remedies]
+    told = [told_remedy(remedy, sid, service.node, service.state) for remedy in service.remedies]
+    return [*told_stuck(sid, is_stuck=service.is_stuck), *told]
+
+
+def told_stuck(sid: str, *, is_stuck: bool) -> list[str]:
+    """What to do about one that waits for somebody who does not start by itself."""
+    what = "start what it waits for, or loosen the rule that makes it wait"
+    return [f"{what}: kvorum ha explain {sid} names it"] if is_stuck else []
 
 
 def told_remedy(remedy: Remedy, sid: str, node: str, state: str = "") -> str:
@@ -59,8 +66,6 @@ def told_remedy(remedy: Remedy, sid: str, node: str, state: str = "") -> str:
             return f"make sure that {node} is off, then: kvorum cluster remove {node}"
         case Remedy.revive_node:
             return f"bring {node} back; it goes on there"
-        case Remedy.start_first:
-            return f"start what it waits for, or loosen the rule that makes it wait: kvorum ha explain {sid} names it"
         case Remedy.make_room:
             return (
                 "make room: bring back or add a node, loosen a rule (kvorum ha rule list), or end a node's maintenance"
@@ -112,7 +117,8 @@ def _if_lost(picture: Picture, sid: Sid, service: Service, fence_in_s: float, no
 def _foretold(picture: Picture, node: NodeName, outcome: Outcome, fence_in_s: float) -> Sequence[str]:
     if not outcome.target:
         again = [told_remedy(remedy, outcome.sid, node) for remedy in outcome.remedies if remedy is not Remedy.wait]
-        return [f"it would not start elsewhere by itself: {outcome.cause}", *again]
+        stuck = told_stuck(outcome.sid, is_stuck=outcome.is_stuck)
+        return [f"it would not start elsewhere by itself: {outcome.cause}", *stuck, *again]
     after_s = foresight.starts_after_s(picture.view, [node])
     takeover_s = after_s - foresight.RECOVERY_S
     if fence_in_s >= 0:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from agent.operations import ha_resources
 from agent.operations.ha_commands import Asked
-from agent.operations.ha_explain import remedies, silence_left_s, told_remedy
+from agent.operations.ha_explain import remedies, silence_left_s, told_remedy, told_stuck
 from agent.operations.ha_picture import Picture
 from agent.operations.ha_reserve import told as told_loss
 from ha.foresight import Outcome
@@ -137,7 +137,10 @@ def outcome_message(outcome: Outcome) -> pb.HaOutcome:
         target_node=_node(outcome.target),
         state=outcome.state,
         cause=outcome.cause,
-        remedies=[told_remedy(remedy, outcome.sid, outcome.node, outcome.state) for remedy in outcome.remedies],
+        remedies=[
+            *told_stuck(outcome.sid, is_stuck=outcome.is_stuck),
+            *(told_remedy(remedy, outcome.sid, outcome.node, outcome.state) for remedy in outcome.remedies),
+        ],
         waits_for=outcome.waits_for,
         later_seconds=outcome.later_s,
     )

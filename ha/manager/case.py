@@ -199,6 +199,7 @@ class Case:
             waits_for=(),
             wait_since=0,
             wait_until=0,
+            is_stuck=False,
             batch=service.batch if state in _STARTS else "",
         )
 
@@ -225,10 +226,11 @@ class Case:
             waits_for=(),
             wait_since=0,
             wait_until=0,
+            is_stuck=False,
         )
 
     def explain(self, service: Service, cause: str, *remedies: Remedy) -> Service:
-        return msgspec.structs.replace(service, cause=cause, remedies=remedies)
+        return msgspec.structs.replace(service, cause=cause, remedies=remedies, is_stuck=False)
 
     # What several states do
 

@@ -165,7 +165,8 @@ def _waiting(case: Case, service: Service, since: int, holds: Sequence[Hold], wh
     return msgspec.structs.replace(
         service,
         cause=f"it waits{most}{what} {told}",
-        remedies=(Remedy.start_first, Remedy.wait) if stuck else (Remedy.wait,),
+        remedies=(Remedy.wait,),
+        is_stuck=stuck,
         waits_for=tuple(dict.fromkeys(hold.sid for hold in holds)),
         wait_since=since,
         wait_until=until if until < _NEVER else 0,

@@ -303,6 +303,9 @@ async def test_the_status_says_everything_that_an_operator_needs(service: HaServ
     resource = found.resources[1]
     assert 90 < resource.retry_in_seconds <= 100
     assert "kvorum ha set vm:100 --state disabled" in resource.remedies[0]
+    edit(store, "vm:100", state=State.request_start, remedies=(Remedy.wait,), is_stuck=True)
+    stuck = (await service.GetHaStatus(pb.GetHaStatusRequest(), None)).resources[1]
+    assert [line.split(",")[0].split(":")[0] for line in stuck.remedies] == ["start what it waits for", "wait"]
     assert any("x" in problem and "ha/rules.cfg" in problem for problem in found.problems)
 
 

@@ -65,7 +65,7 @@ def test_it_tells_of_one_that_would_wait_without_an_end() -> None:
     today = replace(view(rules=rules), resources={VM: Resource(VM, Request.stopped), CT: Resource(CT)})
     found = {one.sid: one for one in foresight.if_killed(today, [N1], 1000.0)}
     assert (found[CT].target, found[CT].state, found[CT].waits_for) == ("", State.request_start, (VM,))
-    assert Remedy.start_first in found[CT].remedies
+    assert found[CT].is_stuck
 
 
 def test_guests_of_a_dead_node_start_where_the_manager_would_start_them() -> None:

@@ -102,7 +102,7 @@ def test_a_stopped_one_holds_up_the_strict_only_and_they_say_what_to_do() -> Non
     assert next_of(view(held, order(), vm100=Request.stopped)).state is State.started
     found = next_of(view(held, order(is_strict=True), vm100=Request.stopped))
     assert found.state is State.request_start
-    assert found.remedies == (Remedy.start_first, Remedy.wait)
+    assert (found.remedies, found.is_stuck) == ((Remedy.wait,), True)
     assert f"{DB}, which is requested" in found.cause
 
 

@@ -1,9 +1,19 @@
 """ha/resources.cfg and the two status files, as text."""
 
+import msgspec
 import pytest
 
 from ha.resources import Request, parse_resources, with_added, with_changed, without_resource
-from ha.status import LrmStatus, ManagerStatus, parse_lrm_status, parse_manager_status, render
+from ha.status import (
+    LrmStatus,
+    ManagerStatus,
+    Remedy,
+    Service,
+    State,
+    parse_lrm_status,
+    parse_manager_status,
+    render,
+)
 from kvorum.config import SectionConfig
 from kvorum.errors import AlreadyExists, ConfigError, InvalidInput, NotFound
 
@@ -48,6 +58,21 @@ def test_a_wrong_section_is_named(text: str) -> None:
 def test_an_empty_file_is_an_empty_status() -> None:
     assert parse_manager_status(b"\n") == ManagerStatus()
     assert parse_lrm_status(b"", "nodes/n1/lrm_status") == LrmStatus()
+
+
+def test_remedies_of_a_later_version_are_left_out_and_all_else_is_read() -> None:
+    entry = Service(state=State.error, node="n1", uid="u", incarnation=3, remedies=(Remedy.wait, Remedy.mend))
+    status = ManagerStatus(master_node="n2", service_status={"vm:100": entry})
+    later = render(status).replace(b'"wait"', b'"call-somebody"')
+    expected = msgspec.structs.replace(entry, remedies=(Remedy.mend,))
+    assert parse_manager_status(later) == msgspec.structs.replace(status, service_status={"vm:100": expected})
+    with pytest.raises(ConfigError, match="error-2"):
+        parse_manager_status(later.replace(b'"error"', b'"error-2"'))
+
+
+def test_what_a_manager_writes_can_be_read_by_those_from_before_it() -> None:
+    """They know these remedies only, and pass over fields that they do not know."""
+    assert set(Remedy) == {"wait", "disable", "mend", "remove-node", "revive-node", "make-room"}
 
 
 def test_a_status_that_cannot_be_read_is_refused_with_its_path() -> None:
