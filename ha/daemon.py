@@ -112,9 +112,24 @@ class Rounds:
             log.error("guests of HA still run here after %g s", longest_s)
 
     async def _settle(self) -> None:
-        """Starts that an earlier life of this daemon asked for must be over before this life answers any order."""
-        await self._hands.settle()
+        """A start that an earlier life of this daemon asked for must be over before this life answers anything about its guest.
+        One that hangs, perhaps for ever, holds up no other guest."""
+        session = self._memory.session
+        starting = await self._hands.starting()
+        if session != self._memory.session:
+            return  # the cluster was recovered meanwhile: that life looks for itself
+        self._memory = lrm.hold(self._memory, starting)
         self._is_settled = True
+        self._wake.set()
+        async with asyncio.TaskGroup() as group:
+            for sid in sorted(starting):
+                group.create_task(self._await_start(sid, session))
+
+    async def _await_start(self, sid: str, session: str) -> None:
+        log.info("%s: its start by an earlier life has not ended yet", sid)
+        await self._hands.settle(sid)
+        if session == self._memory.session:
+            self._memory = lrm.let_go_on(self._memory, sid)
         self._wake.set()
 
     async def _round(self, group: asyncio.TaskGroup) -> None:

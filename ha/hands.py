@@ -6,7 +6,6 @@ must not meet it.
 """
 
 import asyncio
-import contextlib
 import logging
 import signal
 from pathlib import Path
@@ -36,8 +35,12 @@ STOP_S = 60.0
 MIGRATE_POLL_S = 600.0
 KILL_S = 10.0
 SETTLE_POLL_S = 0.5
-# Tasks that may bring a guest to run on this node.
-START_TASKS = ("qmstart", "vzstart")
+# A start that one waits for so long is complained about, once.
+HANG_S = 120.0
+# Tasks that may bring a guest to run on this node, and the kind of sid that theirs has.
+START_TASKS = {"qmstart": "vm", "vzstart": "ct"}
+# Far more than may run at a time; what is left out of the list would count as ended.
+PAGE_SIZE = 1000
 
 
 class Hands:
@@ -72,15 +75,32 @@ class Hands:
             log.warning("%s: %s failed: %s", action.sid, type(action).__name__.lower(), cause)
         return lrm.Done(action.sid, action.uid, isinstance(action, lrm.Start | lrm.Migrate), cause)
 
-    async def settle(self, sid: str = "") -> None:
-        """Until the agent has answered that it starts nothing (of `sid`) any more. It may take as long as the agent is away."""
-        vmid = parse_sid(sid)[1] if sid else 0
-        request = task_pb2.ListTasksRequest(node=node_resource(self._node), vmid=vmid, running_only=True)
+    async def starting(self) -> frozenset[str]:
+        """Sids that the agent starts at the moment, whoever asked it to. It may take as long as the agent is away."""
+        request = task_pb2.ListTasksRequest(node=node_resource(self._node), running_only=True, page_size=PAGE_SIZE)
         while True:
-            with contextlib.suppress(grpc.aio.AioRpcError):
+            try:
                 answer = await self._tasks.ListTasks(request, timeout=CALL_S, metadata=CALLER)
-                if not any(task.type in START_TASKS for task in answer.tasks):
-                    return
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(SETTLE_POLL_S)
+                continue
+            return frozenset(
+                f"{START_TASKS[task.type]}:{task.subject}" for task in answer.tasks if task.type in START_TASKS
+            )
+
+    async def settle(self, sid: str) -> None:
+        """Until the agent has answered that it starts nothing of `sid` any more, however long that takes."""
+        clock = asyncio.get_running_loop().time
+        since, is_told = clock(), False
+        while sid in await self.starting():
+            if not is_told and clock() - since >= HANG_S:
+                is_told = True
+                log.error(
+                    "%s: its start has not ended for %g s, and HA leaves it alone until it has: free its storage, or switch "
+                    "this node off, then it starts elsewhere",
+                    sid,
+                    HANG_S,
+                )
             await asyncio.sleep(SETTLE_POLL_S)
 
     async def _start(self, sid: str, incarnation: int) -> None:

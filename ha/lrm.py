@@ -151,6 +151,17 @@ class Done:
     cause: str = ""
 
 
+def hold(memory: Memory, sids: frozenset[str]) -> Memory:
+    """The agent still starts these for an earlier life. Nothing is done or answered about them before that has ended:
+    "it failed" or "it is stopped" would send them to another node, where the late start must not meet them."""
+    return replace(memory, busy=memory.busy | sids)
+
+
+def let_go_on(memory: Memory, sid: str) -> Memory:
+    """After `hold`, when its start has ended."""
+    return replace(memory, busy=memory.busy - {sid})
+
+
 def finish(memory: Memory, done: Done, now: float) -> Memory:
     """Takes in the end of an action."""
     memory = replace(memory, busy=memory.busy - {done.sid})

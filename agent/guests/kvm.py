@@ -124,6 +124,8 @@ class KvmDriver:
                 subject=f"guest {guest.vmid}",
                 timeout_s=START_S,
                 to_the_end=True,
+                # Some that hang must not keep anybody from asking for a state.
+                is_long=True,
             )
         except (Timeout, Unreachable, asyncio.CancelledError):
             # It may have come up all the same. Who is told that it did not may start it elsewhere.

@@ -63,7 +63,7 @@ class LibvirtLink:
         self.on_lifecycle = on_lifecycle
         self.on_connected = on_connected
         self._short = ThreadPoolExecutor(max_workers=12, thread_name_prefix="libvirt")
-        # Migrations last; they must not keep anybody from asking for a state.
+        # Migrations last, and starts may hang; they must not keep anybody from asking for a state.
         self._long = ThreadPoolExecutor(max_workers=51, thread_name_prefix="libvirt-long")
         self._connection: Connection | None = None
         self._connecting = asyncio.Lock()

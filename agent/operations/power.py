@@ -4,6 +4,8 @@ A guest starts only where the majority says it belongs, and under HA only while 
 guards it: then a node that is cut off ends its guests before anybody else may start them.
 """
 
+import asyncio
+
 from agent.guests.driver import RunState
 from agent.inventory import GuestFile
 from agent.tasks import TaskHandle
@@ -14,6 +16,8 @@ from kvorum.ids import Vmid
 from .host import Host, resolve
 
 SHUTDOWN_TIMEOUT_S = 60.0
+# A start that hangs in the hypervisor can be neither ended nor called failed; after so long its task says what helps.
+HANG_S = 120.0
 
 
 async def start_guest(
@@ -45,7 +49,14 @@ async def start_now(host: Host, handle: TaskHandle, file: GuestFile, *, lease: i
     # Last, so that as little time as possible passes between the look at the lease and the start.
     incarnation = await check_lease(host, file, incarnation=lease)
     handle.progress(-1.0, "start")
-    await host.drivers[file.kind].start(guest)
+    hangs = (
+        f"the hypervisor has not ended the start for {HANG_S:g} s; free the guest's storage, or switch this node off"
+    )
+    notice = asyncio.get_running_loop().call_later(HANG_S, handle.progress, -1.0, hangs)
+    try:
+        await host.drivers[file.kind].start(guest)
+    finally:
+        notice.cancel()
     if incarnation is not None:
         await _confirm(host, file, incarnation)
     handle.log(f"guest {file.vmid} runs (generation {file.generation})")

@@ -18,7 +18,9 @@ from ha.lrm import (
     Stop,
     answered,
     finish,
+    hold,
     is_news,
+    let_go_on,
     must_write,
     step,
     writing,
@@ -101,6 +103,16 @@ def test_one_that_shall_wait_for_others_and_runs_already_says_so_and_lets_nothin
     assert has_released(node, SID, waits) == ""
     for wrong in ({"configs": frozenset()}, {"lease": LATER}):
         assert _code(_step(replace(view, running=frozenset({SID}), **wrong))[1]) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("state", [State.started, State.request_stop, State.stopped, State.relocate, State.migrate])
+def test_of_one_that_still_starts_for_an_earlier_life_nothing_is_said_before_that_has_ended(state: State) -> None:
+    """A stop order, say: "it does not run" would send it elsewhere, and then it comes up here."""
+    view = _view(state, here=state is not State.migrate)
+    memory, steps = _step(view, memory=hold(Memory(session="s"), frozenset({SID})))
+    assert (steps.actions, _code(steps), steps.is_at_rest) == ((), None, False)
+    memory, steps = _step(view, memory=let_go_on(memory, SID))
+    assert steps.actions or _code(steps) is not None
 
 
 def test_a_shutdown_that_keeps_them_here_stops_them_in_reverse() -> None:

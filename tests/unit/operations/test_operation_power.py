@@ -6,9 +6,9 @@ import pytest
 from msgspec.structs import replace
 from unit.operations.operation_fakes import FakeDriver, FakeHandle, FakeStorages, FakeStore, fake_host
 
-from agent.guests.driver import RunState
+from agent.guests.driver import Guest, RunState
 from agent.inventory import GuestKind
-from agent.operations import ha_resources
+from agent.operations import ha_resources, power
 from agent.operations.create import create_guest, plan_create
 from agent.operations.delete import delete_guest
 from agent.operations.power import shutdown_guest, start_guest, stop_guest
@@ -32,6 +32,30 @@ async def test_a_guest_starts_with_its_volumes_and_its_generation() -> None:
     (guest,) = driver.started
     assert (guest.generation, guest.node) == (2, "n1")
     assert [(volume.key, volume.is_shared) for volume in guest.volumes] == [("scsi0", True)]
+
+
+async def test_a_start_that_hangs_says_in_its_task_what_helps_and_one_that_does_not_says_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(power, "HANG_S", 0.01)
+    driver, handle, gate = FakeDriver(), FakeHandle(), asyncio.Event()
+    start = driver.start
+
+    async def hanging(guest: Guest) -> None:
+        await gate.wait()
+        await start(guest)
+
+    monkeypatch.setattr(driver, "start", hanging)
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        group.create_task(start_guest(fake_host(FakeStore({PATH: ""}), driver=driver), handle, VMID))
+        while not any("switch this node off" in phase for phase in handle.phases):
+            await asyncio.sleep(0.01)
+        gate.set()
+    assert driver.states == {VMID: RunState.running}
+    quick = FakeHandle()
+    await start_guest(fake_host(FakeStore({PATH: ""}), driver=FakeDriver()), quick, VMID)
+    await asyncio.sleep(0.05)
+    assert quick.phases == ["start"]
 
 
 async def test_without_a_quorum_nothing_starts_but_what_runs_can_be_stopped() -> None:
