@@ -19,6 +19,7 @@ from kvorum.ids import NodeName, Sid
 
 from .ha_picture import Picture
 
+# Of which the loss at the same time is looked at; there are too many sets of more.
 MAX_NODES = 3
 # Of guests in a sentence.
 _TOLD = 5
@@ -32,7 +33,7 @@ class Admission:
 
 
 def reserve_of(picture: Picture, size: int = 0) -> Survey:
-    """0: as many nodes as the policy reserves for, at least one. Raises InvalidInput."""
+    """0: as many nodes as the policy reserves for, at least one and at most MAX_NODES. Raises InvalidInput."""
     wanted = size or max(1, picture.view.options.policy.reserve_nodes)
     if not 1 <= wanted <= MAX_NODES and size:
         raise InvalidInput(f"{size} nodes at once are not looked at", field="any_nodes", remedy=f"1 to {MAX_NODES}")
@@ -48,9 +49,11 @@ def admit(picture: Picture, sid: Sid, *, is_forced: bool) -> Admission:
     found = tuple(told(loss) for loss in worse(before, after))
     reserved = picture.view.options.policy.reserve_nodes
     if found and reserved and not is_forced:
-        many = "node" if reserved == 1 else "nodes"
+        many = "node" if before.size == 1 else "nodes"
+        capped = f"={reserved}, of which at most {MAX_NODES} at once are looked at" if reserved > MAX_NODES else ""
         raise Refused(
-            f"with {sid} the reserve for the loss of {reserved} {many} (crs: reserve-nodes) would be gone: {found[0]}",
+            f"with {sid} the reserve for the loss of {before.size} {many} (crs: reserve-nodes{capped}) would be gone: "
+            f"{found[0]}",
             remedy="make room or loosen a rule; or add it all the same, with --force",
         )
     return Admission(found)
