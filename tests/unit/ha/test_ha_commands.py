@@ -32,12 +32,13 @@ NOW = 1000.0
 
 
 def _node(name: str, *, results: dict[str, Result] | None = None, age_s: float = 0.5, mode: Mode = Mode.active) -> Node:
-    lrm = LrmStatus(incarnation=1, tracked=(CT, VM), results=results or {}, mode=mode)
+    lrm = LrmStatus(incarnation=1, tracked=(CT, VM), results=results or {}, mode=mode, uid=f"u-{name}")
     return Node(NodeName(name), NodeUid(f"u-{name}"), Lease(1, 9, False, age_s, FAST.terms), lrm)
 
 
 def _runs(node: str, uid: str) -> Service:
-    return Service(state=State.started, node=node, uid=uid, incarnation=1, running=1, cause=f"{node} runs it")
+    cause = f"{node} runs it"
+    return Service(state=State.started, node=node, uid=uid, incarnation=1, node_uid=f"u-{node}", running=1, cause=cause)
 
 
 def _view(*commands: str, rules: tuple[Rule, ...] = (), **more: object) -> View:

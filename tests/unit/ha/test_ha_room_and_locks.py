@@ -23,7 +23,9 @@ def cluster(
     state: State = State.started, *, lock: str = "", size: float = 6.0, drained: str = "", **more: object
 ) -> View:
     """Nodes of 8 GiB. `vm:101` (4 GiB) runs on n2. `vm:100` lies on n1, in the given state; n1 has nothing else."""
-    own = Service(state=state, node=N1, uid="u-a", incarnation=1, running=int(state is State.started))
+    own = Service(
+        state=state, node=N1, uid="u-a", incarnation=1, node_uid=f"id-{N1}", running=int(state is State.started)
+    )
     services = {str(A): msgspec.structs.replace(own, **more)}
     services[str(B)] = Service(state=State.started, node=N2, uid="u-b", incarnation=1, running=1)
     done = {"u-b": Result(sid=B, state="started", exit_code=0)}
