@@ -108,7 +108,8 @@ def migrate(case: Case, service: Service) -> Service:
     if not place:
         return case.explain(service, "its config file is gone", Remedy.disable)
     if how := case.released(service):
-        entry = msgspec.structs.replace(service, moves_failed=0, move_after=0)
+        # Not when it was only to let go of a copy: that came of a move that failed, perhaps.
+        entry = msgspec.structs.replace(service, moves_failed=0, move_after=0) if service.cmd else service
         return case.order_as_requested(entry, f"it has moved to {place}, and {how}", node=place)
     if place == service.node:
         if service.cmd:
@@ -132,12 +133,26 @@ def _under_way(case: Case, service: Service) -> Service:
             service, f"{service.node} is back in a new life; the migration ended with the old"
         )
     result = case.result(service)
-    if result is not None and result.exit_code == CAME_BACK and service.carried_to:
-        return case.order_release_there(service, service.node)
+    if result is not None and result.exit_code == CAME_BACK:
+        return case.order_release_there(_carried(service), service.node)
     if result is not None and result.exit_code != 0:
         entry = failed(case, service)
+        if _is_of_old_version(case, service):
+            # There "failed" may mean that the guest has left, and only its file is here again.
+            return case.order_release_there(_carried(entry), service.node)
         return case.order_as_requested(entry, f"it stays on {service.node}: {result.cause or 'the migration failed'}")
     return case.explain_rest(service) if case.is_resting(service.node) else service
+
+
+def _carried(service: Service) -> Service:
+    """An order from before that was written down went nowhere but to its target."""
+    return msgspec.structs.replace(service, carried_to=service.carried_to or service.target)
+
+
+def _is_of_old_version(case: Case, service: Service) -> bool:
+    """Its node's local resource manager has not named the member that it writes for, as later ones do."""
+    node = case.node(service.node)
+    return node is None or not node.lrm.uid
 
 
 def failed(case: Case, service: Service) -> Service:

@@ -19,7 +19,7 @@ SILENT_S = FAST.takeover_after_s + 0.1
 
 
 def _node(name: str, *, age_s: float = 0.5, tracked: bool = True, incarnation: int = 1, fenced: bool = False) -> Node:
-    lrm = LrmStatus(incarnation=incarnation, tracked=(SID,) if tracked else ())
+    lrm = LrmStatus(incarnation=incarnation, tracked=(SID,) if tracked else (), uid=f"u-{name}")
     return Node(NodeName(name), NodeUid(f"u-{name}"), Lease(incarnation, 9, fenced, age_s, FAST.terms), lrm)
 
 
@@ -299,6 +299,19 @@ def test_a_migration_that_failed_asks_nobody_else() -> None:
     view = _view(entry, _answered(_node("n1"), 1, uid=entry.uid, state=State.migrate))
     entry = _next(replace(view, status_version=18))
     assert (entry.state, entry.node, entry.carried_to) == (State.started, "n1", "")
+
+
+@pytest.mark.parametrize("carried_to", ["n2", ""])
+def test_a_failure_told_by_a_node_of_the_version_before_leads_to_the_migrations_target_first(carried_to: str) -> None:
+    """There "failed" may also mean that the guest has left. What else it did not know, its orders do not say either."""
+    entry = msgspec.structs.replace(_carried(_view(_service(State.started))), carried_to=carried_to)
+    source = _answered(_node("n1"), 1, uid=entry.uid, state=State.migrate)
+    source = replace(source, lrm=msgspec.structs.replace(source.lrm, uid=""))
+    asked = _next(_view(entry, source))
+    assert (asked.state, asked.node, asked.moves_failed) == (State.migrate, "n2", 1)
+    target = _answered(_node("n2"), 0, uid=asked.uid, state=State.migrate)
+    after = _next(replace(_view(asked, source, target), status_version=18))
+    assert (after.state, after.node, after.moves_failed) == (State.started, "n1", 1), "it is not tried again at once"
 
 
 def test_a_removed_resource_is_forgotten_only_when_a_migrations_target_has_let_go_too() -> None:
