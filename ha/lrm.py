@@ -336,6 +336,8 @@ def _carry_away(memory: Memory, view: LocalView, sid: Sid, order: Service, now: 
         return memory, None
     if view.status.node_status.get(order.target) is NodeState.fence:
         return _answer(memory, sid, order, 1, f"{order.target} is being fenced"), None
+    if not _may_begin(view, sid, order, now):
+        return memory, None
     return memory, Migrate(sid, order.uid, order.target)
 
 
@@ -363,11 +365,7 @@ def _keep_running(
         return _answer(memory, sid, order, 1, attempt.cause), None
     if attempt.failures > allowed + 3 and attempt.cause != "it ended":
         return _answer(memory, sid, order, 1, attempt.cause), None
-    try:
-        may_start(view.lease, now, sid, incarnation=order.incarnation)
-    except Fenced:
-        return memory, None
-    if now < attempt.next_at:
+    if not _may_begin(view, sid, order, now) or now < attempt.next_at:
         return memory, None
     return memory, Start(sid, order.uid, order.incarnation)
 
@@ -395,6 +393,15 @@ def _let_go(memory: Memory, view: LocalView, sid: Sid, order: Service, now: floa
 
 def _is_of_this_life(view: LocalView, order: Service) -> bool:
     return view.lease.phase == LIVE and order.incarnation == view.lease.incarnation
+
+
+def _may_begin(view: LocalView, sid: Sid, order: Service, now: float) -> bool:
+    """Also by the time: a keeper that is dead has not said that its lease ran out."""
+    try:
+        may_start(view.lease, now, sid, incarnation=order.incarnation)
+    except Fenced:
+        return False
+    return True
 
 
 def _is_guarded(view: LocalView, sid: Sid) -> bool:

@@ -35,6 +35,7 @@ from kvorum.ids import NodeName, NodeUid, Sid
 
 SID = Sid("vm:100")
 HELD = LeaseState(phase=LIVE, incarnation=3, valid_until_boottime=1e6, sids=(SID,))
+RAN_OUT = LeaseState(phase=LIVE, incarnation=3, valid_until_boottime=49.9, sids=(SID,))
 LATER = LeaseState(phase=LIVE, incarnation=4, valid_until_boottime=1e6, sids=(SID,))
 
 
@@ -256,6 +257,7 @@ def test_a_file_that_is_here_long_after_a_migration_means_that_it_stays() -> Non
     [
         pytest.param({"lease": LeaseState(phase=PAUSED, incarnation=3)}, id="no live lease"),
         pytest.param({"lease": LATER}, id="the order is of an earlier life"),
+        pytest.param({"lease": RAN_OUT}, id="it ran out, and a dead keeper does not say so"),
     ],
 )
 def test_no_migration_begins_without_the_orders_lease(more: dict[str, object]) -> None:
