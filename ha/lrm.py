@@ -126,6 +126,8 @@ class LocalView:
     orders: Orders = field(default_factory=Orders)
     # Of the member that this node is.
     uid: str = ""
+    # Running guests whose config file lies with another node, and no migration holds it.
+    strays: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +188,26 @@ def step(memory: Memory, view: LocalView, now: float) -> tuple[Memory, Steps]:
         if action is not None:
             memory = replace(memory, busy=memory.busy | {sid})
             actions.append(action)
+    for stray in _strays(memory, view):
+        memory = replace(memory, busy=memory.busy | {stray.sid})
+        actions.append(stray)
     wanted = _wanted(view)
     status = _status(memory, view, mine, mode, wanted)
     is_at_rest = not (view.running or memory.busy or actions)
     return memory, Steps(tuple(actions), status, _register(memory, view, wanted), bool(wanted), is_at_rest)
+
+
+def _strays(memory: Memory, view: LocalView) -> list[KillLeftover]:
+    """What runs here though the file and the order are another node's, and nothing is to bring it here: a start that was
+    given up and came up late. It ends at once, for the guest may run where it belongs."""
+    if view.status.is_disarmed:
+        return []
+    orders = ((Sid(sid), view.status.service_status.get(sid)) for sid in sorted(view.strays - memory.busy))
+    return [
+        KillLeftover(sid, order.uid)
+        for sid, order in orders
+        if order is not None and view.node not in (order.node, order.target, order.carried_to)
+    ]
 
 
 def _mode(view: LocalView, now: float) -> Mode:

@@ -64,6 +64,11 @@ class Config:
     # As its node tells; None: it has not told. Of a resource the manager's entry says more.
     is_running: bool | None = None
 
+    @property
+    def is_migrating(self) -> bool:
+        """A migration holds it, or one that died did: its copy may run or wait where the file does not lie."""
+        return self.lock == "migrate"
+
 
 @dataclass(frozen=True, slots=True)
 class Command:

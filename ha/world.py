@@ -241,13 +241,15 @@ async def local_view(
     nothing is begun or ended."""
     registered = files.registered()
     processes = await asyncio.to_thread(guest_processes, registered)
+    configs = _own_configs(reading, identity.name)
+    running = frozenset(found.sid for found in processes)
     view = lrm.LocalView(
         node=identity.node_name,
         lease=files.lease(identity.uid),
         status=_manager_status(reading, parsed),
         resources=_resources(reading, parsed) or {},
-        configs=_own_configs(reading, identity.name),
-        running=frozenset(found.sid for found in processes),
+        configs=configs,
+        running=running,
         written=_lrm_status(reading, identity.name, parsed, uid=identity.uid),
         registered=registered,
         is_lease_wanted=files.is_lease_wanted(),
@@ -255,8 +257,18 @@ async def local_view(
         shutdown=shutdown,
         orders=_orders(reading, parsed, shutdown),
         uid=identity.uid,
+        strays=_strays(reading, parsed, running - configs),
     )
     return view, processes
+
+
+def _strays(reading: Reading, parsed: Parsed, not_ours: frozenset[str]) -> frozenset[str]:
+    """Those whose file lies elsewhere and does not move. One that is nowhere may be on its way, or deleted: not judged here."""
+    if not not_ours:
+        return frozenset()
+    return frozenset(
+        sid for sid, config in parsed.configs(reading).items() if sid in not_ours and not config.is_migrating
+    )
 
 
 def _orders(reading: Reading, parsed: Parsed, shutdown: lrm.Shutdown | None) -> Orders:
@@ -330,15 +342,17 @@ def _configs(reading: Reading, parsed: Parsed) -> Mapping[Sid, Config]:
 
 def _parse_guest(content: bytes) -> tuple[str, Demand, Startup]:
     """What holds the guest, what it may use at most, and its place among those that start together. A file that does not
-    parse holds nothing and asks for nothing."""
+    parse holds nothing and asks for nothing; where only its numbers do not, its lock holds all the same."""
+    lock = ""
     try:
         config = GuestConfig.parse(content)
+        lock = config.get("lock", "")
         cores = int(config.get("cores", "0")) * max(1, int(config.get("sockets", "1")))
         memory = parse_properties(config.get("memory", "512"), default_key="current").get("current", "512")
         demand = Demand(Use(float(cores), float(int(memory) * _MIB)))
-        return config.get("lock", ""), demand, _startup(config.get("startup", ""))
+        return lock, demand, _startup(config.get("startup", ""))
     except (KvorumError, ValueError):
-        return "", Demand(), Startup()
+        return lock, Demand(), Startup()
 
 
 def _startup(text: str) -> Startup:

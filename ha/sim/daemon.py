@@ -121,13 +121,15 @@ class Daemon:
     def local_view(self) -> lrm.LocalView:
         host, reading = self.host, self.reading()
         _, registered, is_lease_wanted = host.guests_file
+        own = reading.configs_on(host.name)
+        running = frozenset(sid for sid in host.processes if sid in registered)
         return lrm.LocalView(
             node=NodeName(host.name),
             lease=host.published,
             status=reading.status,
             resources=reading.resources or {},
-            configs=reading.configs_on(host.name),
-            running=frozenset(sid for sid in host.processes if sid in registered),
+            configs=own,
+            running=running,
             written=reading.lrm[host.name],
             registered=registered,
             is_lease_wanted=is_lease_wanted,
@@ -135,6 +137,9 @@ class Daemon:
             shutdown=self.shutdown,
             orders=reading.rules.orders,
             uid=host.name,
+            strays=frozenset(
+                sid for sid, config in reading.configs.items() if sid in running - own and not config.is_migrating
+            ),
         )
 
     def _serve(self) -> None:

@@ -170,6 +170,38 @@ def test_what_runs_of_a_guest_that_lies_elsewhere_is_killed() -> None:
     assert _step(_view(State.request_stop, runs=True, here=False))[1].actions == (KillLeftover(SID, "o1"),)
 
 
+def _stray(*, strays: tuple[Sid, ...] = (SID,), disarm: Disarm | None = None, **more: str) -> LocalView:
+    order = Service(**{"state": State.started, "node": "n2", "uid": "o2", "incarnation": 1, **more})  # type: ignore[arg-type]
+    status = ManagerStatus(service_status={SID: order}, disarm=disarm)
+    return _view(State.started, status=status, here=False, runs=True, strays=frozenset(strays))
+
+
+def test_a_late_start_of_what_is_anothers_by_now_is_killed_at_once() -> None:
+    memory, steps = _step(_stray())
+    assert (steps.actions, steps.is_at_rest) == ((KillLeftover(SID, "o2"),), False)
+    assert _step(_stray(), memory=memory)[1].actions == (), "one action at a time"
+    memory = finish(memory, Done(SID, "o2", is_start=False, cause="it hangs"), 60.0)
+    assert _step(_stray(), 60.0, memory)[1].actions == (KillLeftover(SID, "o2"),), "and again while it is there"
+
+
+DISARMED = Disarm(mode="freeze", state=DisarmState.disarmed, since=0, for_s=60)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        pytest.param(_stray(strays=()), id="its file is here, on its way, or held by a migration"),
+        pytest.param(_stray(target="n1"), id="it is coming"),
+        pytest.param(_stray(carried_to="n1"), id="its copy came with an earlier order, and may be the guest"),
+        pytest.param(_stray(node="n1"), id="the order is ours"),
+        pytest.param(replace(_stray(), status=ManagerStatus()), id="it is not HA's"),
+        pytest.param(_stray(disarm=DISARMED), id="disarmed"),
+    ],
+)
+def test_what_runs_here_is_no_stray_when(view: LocalView) -> None:
+    assert _step(view)[1].actions == ()
+
+
 def test_a_migrated_guest_has_a_while_to_end_by_itself() -> None:
     view = _view(State.migrate, runs=True, here=False)
     memory, steps = _step(view, 50.0)

@@ -1,16 +1,22 @@
 """What a round reads: files of the mirror, parsed once for each of their versions."""
 
+from collections.abc import Iterable
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from ha import world
+from ha.keeper.processes import Found
+from ha.lease_state import LeaseState
 from ha.leases import FAST, LONGEST_TAKEOVER_S, PATIENT, Lease
 from ha.load import Demand, Use
 from ha.options import DATACENTER_CFG
 from ha.resources import RESOURCES_CFG
 from ha.status import MANAGER_STATUS, LrmStatus, parse_manager_status
 from ha.view import Command, Node, Startup
-from ha.world import Absences, Parsed, Reading, manager_view
+from ha.world import Absences, Parsed, Reading, local_view, manager_view
 from kvorum.errors import ConfigError
 from kvorum.ids import NodeName, NodeUid
 from kvorum.node import Identity
@@ -47,6 +53,26 @@ def test_a_view_has_guests_with_what_holds_them_and_what_they_may_use() -> None:
     assert view.options.shutdown_policy == "migrate"
     assert list(view.nodes) == ["n1"], "a witness runs no guests"
     assert view.nodes["n1"].lease.incarnation == 3  # type: ignore[index, union-attr]
+
+
+async def test_a_stray_runs_here_while_its_file_lies_elsewhere_and_does_not_move(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def running(_sids: Iterable[str]) -> tuple[Found, ...]:
+        return tuple(Found(pid, f"vm:{pid}", 1, "S") for pid in (100, 101, 102, 103))
+
+    monkeypatch.setattr(world, "guest_processes", running)
+    files = {
+        "nodes/n1/qemu-server/100.conf": b"memory: 64\n",
+        "nodes/n2/qemu-server/101.conf": b"memory: 64\n",
+        "nodes/n2/qemu-server/102.conf": b"lock: migrate\nmemory: what is no number\n",
+        "nodes/n2/qemu-server/104.conf": b"memory: 64\n",
+    }
+    keeper: Any = SimpleNamespace(
+        registered=lambda: ("vm:100",), lease=lambda _uid: LeaseState(), is_lease_wanted=lambda: True
+    )
+    view, processes = await local_view(_reading(files), ME, keeper, Parsed())
+    assert (view.strays, view.configs, len(processes)) == ({"vm:101"}, {"vm:100"}, 4)
 
 
 def test_a_resources_file_that_does_not_parse_is_no_empty_one() -> None:
