@@ -53,6 +53,8 @@ COMMAND_COST_BYTES = 256
 SNAPSHOT_RETRY_S = 30.0
 # Between two looks at whether there is quorum, in seconds: there are thousands of ticks a second.
 QUORUM_LOOK_S = 0.01
+# The log of so many snapshots is kept, at most, for a follower that is catching up.
+HELD_SNAPSHOTS = 4
 # How many entries are looked through for what is not applied yet.
 UNAPPLIED_LOOK = 256
 # And how much of each: what a command changes stands before what it writes.
@@ -82,6 +84,8 @@ class Consensus(Reads):
         # Since when all that waits for its place in the log may wait; None while it is not so.
         self._company_since: float | None = None
         self._writing: Point | None = None
+        # Of the log, that was kept when it was cut the last time, beyond what is always kept: it makes no snapshot due.
+        self._uncut_bytes = 0
         self._written: deque[Exception | None] = deque()
         self._no_snapshot_before = float("-inf")
         self._is_cut_off = False
@@ -467,7 +471,7 @@ class Consensus(Reads):
         applied = self.raftLastApplied
         is_due = (
             applied - self.point.index >= self.options.compact_entries
-            or self.log.size_bytes > self.options.compact_bytes
+            or self.log.size_bytes - self._uncut_bytes > self.options.compact_bytes
         )
         if is_due and applied > self.point.index and now >= self._no_snapshot_before:
             self._begin_snapshot(applied)
@@ -501,10 +505,12 @@ class Consensus(Reads):
         self.point = point
         self.configurations.compact(point.index)
         self.log.compact(self._keep_after(point.index))
+        self._uncut_bytes = max(0, self.log.size_bytes - self.options.keep_bytes)
         log.info("%s: snapshot at %d, log from %d", self.uid, point.index, self.log.base_index)
 
     def _keep_after(self, index: int) -> int:
-        """Where the log may be cut: some entries stay, for those who were away only shortly."""
+        """Where the log may be cut: some entries stay, for those who were away only shortly. And those that a follower lacks which is
+        catching up: a snapshot may take longer to arrive than the next one takes to be due, and would be followed by another."""
         base = self.log.base_index
         kept, left = index, self.options.keep_bytes
         while kept > max(base, index - self.options.keep_entries):
@@ -512,7 +518,18 @@ class Consensus(Reads):
             if left < 0:
                 break
             kept -= 1
-        return kept
+        if self._isLeader() and self.log.size_bytes <= HELD_SNAPSHOTS * self.options.compact_bytes:
+            kept = min([kept, *map(self._lacks_after, self._SyncObj__connectedNodes)])
+        return max(kept, base, index - max(HELD_SNAPSHOTS * self.options.compact_entries, self.options.keep_entries))
+
+    def _lacks_after(self, node: Node) -> int:
+        """The last entry that this follower has, or will have with the snapshot that it is being sent."""
+        sending = self._sendings.get(node)
+        held: int = self._SyncObj__raftMatchIndex.get(node, 0)
+        if sending is not None:
+            return max(held, sending.point.index)
+        # Nothing is known of who has just connected.
+        return held or self.log.last_index
 
     # What others see.
 
