@@ -29,6 +29,8 @@ _DONE = b""
 _MAX_AWAITED = 1024
 # The kernel opens what it has looked up at once. A thread that was kept from it must not open that later as the newest.
 _REOPEN_S = 1.0
+# Who has not come back by then never will.
+_FORGET_S = 10.0
 
 
 class CachedReads:
@@ -50,7 +52,8 @@ class CachedReads:
         # Answers a call from a thread that may wait; False when there is none.
         self._soon = soon
         # Threads that have been sent back with ESTALE from an inode that is not current, and what they have looked up since.
-        self._sent_back: dict[int, tuple[int, float] | None] = {}
+        # (0: nothing yet), and when.
+        self._sent_back: dict[int, tuple[int, float]] = {}
         self.express: Mapping[int, Express] = {wire.OPEN: self._open_unchanged, wire.RELEASE: self._release_cached}
 
     def open(self, call: Call, inode: FileInode) -> bytes | None:
@@ -96,12 +99,21 @@ class CachedReads:
     def _open_unchanged(self, node: int, request: bytearray) -> bytes | None:
         """An open for reading of what was found to be current in this very tree."""
         inode = self._inodes.by_id.get(node)
-        if type(inode) is not FileInode or inode.seen is not self._state().root or self._sent_back:
+        if type(inode) is not FileInode or inode.seen is not self._state().root or self._awaits():
             return None
         if wire.flags_in(request) & WRITES or self._under_way.is_behind():
             return None
         inode.readers += 1
         return _OPEN_CACHED
+
+    def _awaits(self) -> bool:
+        """Whether a thread is to come back; one that was killed on its way, or took another way, does not."""
+        if not self._sent_back:
+            return False
+        oldest = next(iter(self._sent_back))
+        if self._clock() - self._sent_back[oldest][1] > _FORGET_S:
+            del self._sent_back[oldest]
+        return True
 
     def _release_cached(self, node: int, request: bytearray) -> bytes | None:
         inode = self._inodes.by_id.get(node)
@@ -125,9 +137,9 @@ class CachedReads:
         if call.pid not in self._sent_back:
             self._expect(call.pid)
             raise OSError(errno.ESTALE, "a former version")
-        found = self._sent_back.pop(call.pid)
+        found = self._sent_back.pop(call.pid, (0, 0.0))
         is_growing = inode.size != len(inode.content)
-        if found is not None and found[0] == inode.id and self._clock() - found[1] < _REOPEN_S and not is_growing:
+        if found[0] == inode.id and self._clock() - found[1] < _REOPEN_S and not is_growing:
             inode.readers += 1
             return _OPEN_CACHED
         parts = self._inodes.parts(inode)
@@ -139,4 +151,4 @@ class CachedReads:
     def _expect(self, pid: int) -> None:
         if len(self._sent_back) >= _MAX_AWAITED:
             self._sent_back.clear()
-        self._sent_back[pid] = None
+        self._sent_back[pid] = (0, self._clock())

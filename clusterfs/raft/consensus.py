@@ -509,8 +509,9 @@ class Consensus(Reads):
         log.info("%s: snapshot at %d, log from %d", self.uid, point.index, self.log.base_index)
 
     def _keep_after(self, index: int) -> int:
-        """Where the log may be cut: some entries stay, for those who were away only shortly. And those that a follower lacks which is
-        catching up: a snapshot may take longer to arrive than the next one takes to be due, and would be followed by another."""
+        """Where the log may be cut: some entries stay, for those who were away only shortly. And those that a follower lacks
+        which is catching up: a snapshot may take longer to arrive than the next one takes to be due, and would be followed by
+        another."""
         base = self.log.base_index
         kept, left = index, self.options.keep_bytes
         while kept > max(base, index - self.options.keep_entries):
@@ -549,8 +550,10 @@ class Consensus(Reads):
         none. Of very many only the newest are looked at: a node that is far behind is not worth waiting for."""
         last = self.log.last_index
         count = min(last - self.applied_index, UNAPPLIED_LOOK)
-        found = any(command.find(needle, 0, UNAPPLIED_LOOK_BYTES) >= 0 for command in self.log.newest(count))
-        return last if found else 0
+        for back, command in enumerate(reversed(self.log.newest(count))):
+            if command.find(needle, 0, UNAPPLIED_LOOK_BYTES) >= 0:
+                return last - back
+        return 0
 
     def applied_configuration(self) -> Configuration:
         """As far as it is applied here."""

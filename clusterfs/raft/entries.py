@@ -29,11 +29,12 @@ class Entries:
 
     def begin(self, index: int, term: int) -> None:
         """Anew and empty, after an entry that is elsewhere."""
-        self.base_index, self._base_term = index, term
+        # Emptied first: other threads read the index of the last one, which must never be beyond what there is.
         self._terms = array("Q")
         self._places = array("Q")
         self._sizes = array("I")
         self._commands: list[bytes] = []
+        self.base_index, self._base_term = index, term
         self.size_bytes = self.resident_bytes = 0
 
     @property

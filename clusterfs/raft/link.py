@@ -50,7 +50,8 @@ class Link:
         self.is_dialled = uid is not None
         self.stage = Stage.connecting if self.is_dialled else Stage.handshake
         self.deadline = now + (options.dial_timeout_s if self.is_dialled else options.handshake_timeout_s)
-        self.heard_at = self.sent_at = now
+        self.heard_at = self.sent_at = self.up_at = now
+        self.handshake_s = options.handshake_timeout_s
         self.queued_bytes = 0
         self.is_paused = False
         self._options = options
@@ -180,7 +181,7 @@ class Link:
         except OSError:
             return
         self.stage = Stage.handshake
-        self.deadline = now + self._options.handshake_timeout_s
+        self.deadline = now + self.handshake_s
         self._wrap()
 
     def _wrap(self) -> None:

@@ -46,6 +46,8 @@ _TURN_S = 0.05
 _LOOK_S = 0.05
 # A link on which so many keepalives were missed is doubtful.
 _MISSED = 3
+# So long a dial beside a link may take for its handshake: no other is made meanwhile.
+_BESIDE_S = 1.0
 # One dial in so many waits for a peer that is far away; the others are for one that is back.
 _PATIENT = 4
 
@@ -300,8 +302,9 @@ class TlsTransport(Exchange):
                 self._advance(link, 0, now)
         for uid, peer in self._peers.items():
             is_wanted = peer.link is None or self._is_doubtful(peer.link, now)
-            if not is_wanted and peer.dialling is not None:
-                self._drop(peer.dialling, peer)  # the link was only slow
+            if not is_wanted and peer.dialling is not None and peer.dialling.stage is not Stage.hello:
+                # The link was only slow. To who has heard our hello this one is the link by now.
+                self._drop(peer.dialling, peer)
             if is_wanted and peer.dialling is None and peer.addresses and now >= peer.dial_at:
                 self._dial(uid, peer, now)
 
@@ -315,7 +318,8 @@ class TlsTransport(Exchange):
         peer.dials += 1
         self._plan_dial(uid, peer, now)
         source = self._bind.host if self._bind.host not in ("", "0.0.0.0", "::") else ""  # noqa: S104
-        is_patient = peer.dials % _PATIENT == 0
+        # Of each address in turn.
+        is_patient = (peer.dials // len(peer.addresses)) % _PATIENT == 0
         patience_s = self._options.dial_timeout_s if is_patient else self._options.redial_s
         try:
             link = Link.dial(
@@ -324,6 +328,8 @@ class TlsTransport(Exchange):
         except (OSError, ValueError, OverflowError) as error:
             self._say(uid, logging.INFO, f"cannot dial {uid} at {address.host}: {error}", now)
             return
+        if peer.link is not None:
+            link.handshake_s = _BESIDE_S
         peer.dialling = link
         self._links[link.fileno()] = link
         self._epoll.register(link.fileno(), link.watched)
@@ -420,12 +426,13 @@ class TlsTransport(Exchange):
         old = peer.link
         if old is not None:
             dialler, old_dialler = (self._uid if one.is_dialled else uid for one in (link, old))
-            if dialler > old_dialler and now - old.heard_at < self._options.keepalive_s * 2:
+            # Two that were dialled at one moment. Later, who dials has heard nothing on the old one for long, whatever we have.
+            if dialler > old_dialler and now - old.up_at < self._options.keepalive_s * 2:
                 raise LinkFailed("there is a link already")
             self._drop(old, peer)
         if peer.dialling is link:
             peer.dialling = None
-        link.stage = Stage.up
+        link.stage, link.up_at = Stage.up, now
         peer.link, peer.refusals = link, 0
         self._up = {**self._up, uid: link}
         self._put(uid, Fate.up, 0)

@@ -5,7 +5,9 @@ import socket
 import ssl
 import struct
 import threading
+import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -15,7 +17,8 @@ from raft_cluster import Authority, Cluster, free_port, until
 from clusterfs.raft import Address, TlsFiles
 from clusterfs.raft.credentials import PROTOCOL
 from clusterfs.raft.frames import FrameReader, FrameTooLong, frame
-from clusterfs.raft.messages import decode
+from clusterfs.raft.messages import AnyMessage, decode
+from clusterfs.raft.transport import Fate
 
 
 class Stranger:
@@ -174,6 +177,39 @@ def test_a_link_that_has_fallen_silent_is_replaced_long_before_it_is_given_up(cl
         transport._epoll.modify(transport._up[other].fileno(), 0)
     for transport, other, silent in ends:
         until(lambda t=transport, o=other, s=silent: t._up.get(o, s) is not s, timeout_s=15, what="another link")
+    cluster.replicas[cluster.leader()].propose(b"x", deadline_s=5)
+
+
+def test_a_link_that_only_the_higher_one_finds_silent_is_replaced_and_not_lost(cluster: Cluster) -> None:
+    """After a cut TCP may carry one direction again long before the other."""
+    cluster.with_options(link_timeout_s=60.0, keepalive_s=0.1)
+    low, high = sorted(cluster.found(2))
+    cluster.leader()
+    lower, higher = (cluster.replicas[uid]._transport for uid in (low, high))
+    assert lower is not None and higher is not None
+    dial = higher._dial
+    # Of the links that may be, the one that the lower one has dialled.
+    higher._dial = lambda *_: None  # type: ignore[method-assign]
+    while not (low in higher._up and high in lower._up and lower._up[high].is_dialled):
+        if high in lower._up and (tls := lower._up[high]._tls) is not None and not lower._up[high].is_dialled:
+            with contextlib.suppress(OSError):
+                tls.shutdown(socket.SHUT_RDWR)
+        time.sleep(0.05)
+    time.sleep(0.5)
+    told: list[object] = []
+    for one in (lower, higher):
+
+        def put(uid: str, item: AnyMessage | Fate, size: int, tell: Callable[..., None] = one._put) -> None:
+            told.append(item)
+            tell(uid, item, size)
+
+        one._put = put  # type: ignore[method-assign]
+    higher._dial = dial  # type: ignore[method-assign]
+    silent = higher._up[low]
+    higher._epoll.modify(silent.fileno(), 0)
+    until(lambda: higher._up.get(low, silent) is not silent, timeout_s=15, what="another link")
+    until(lambda: not lower._up[high].is_dialled, timeout_s=15, what="another link of the lower one's")
+    assert Fate.closed not in told
     cluster.replicas[cluster.leader()].propose(b"x", deadline_s=5)
 
 
