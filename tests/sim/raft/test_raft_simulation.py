@@ -32,7 +32,9 @@ def test_no_seed_breaks_a_rule() -> None:
     assert run_all(range(SEEDS), STEPS, os.cpu_count() or 1) == 0
 
 
-@pytest.mark.parametrize("seed", [31, 570, 736, 1026, 3137, 8754, 100340, 100700, 100734, 101465, 101799, 102019, 102051])
+@pytest.mark.parametrize(
+    "seed", [31, 570, 736, 1026, 3137, 8754, 100340, 100700, 100734, 101465, 101799, 102019, 102051]
+)
 def test_a_seed_that_broke_a_rule_once_holds(seed: int) -> None:
     assert simulate(seed).violation == ""
 
