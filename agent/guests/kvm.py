@@ -139,6 +139,30 @@ class KvmDriver:
         except KvorumError as error:
             log.error("guest %s: what may be left of its start cannot be ended: %s", vmid, error)
 
+    async def end_late_start(self, vmid: Vmid) -> None:
+        """After an agent that died in `start`: returns when libvirt is through with that start, however long it takes. A guest
+        that is up is left alone, since everybody sees it; what comes up only now is ended, since it may be looked for elsewhere.
+
+        Raises while that is not certain; then ask again.
+        """
+        if vmid in await self._processes():
+            return
+        with contextlib.suppress(NotFound):
+            # Only that libvirt does not know it is certain: one that it ends may be on its way up still.
+            while True:
+                await self.link.call(
+                    lambda connection: connection.lookupByName(domain_name(vmid)).destroy(),
+                    subject=f"guest {vmid}",
+                    timeout_s=STOP_S,
+                    to_the_end=True,
+                    is_long=True,
+                )
+                log.warning("guest %s: ended what came up of a start by an earlier agent", vmid)
+                await asyncio.sleep(POLL_S)
+        process = (await self._processes()).get(vmid)
+        if process is not None:
+            await self._kill(vmid, process)
+
     async def shutdown(self, vmid: Vmid, *, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s

@@ -7,8 +7,8 @@ guards it: then a node that is cut off ends its guests before anybody else may s
 import asyncio
 
 from agent.guests.driver import RunState
-from agent.inventory import GuestFile
-from agent.tasks import TaskHandle
+from agent.inventory import GuestFile, GuestKind
+from agent.tasks import TaskHandle, UndoStep
 from ha import lease_state
 from kvorum.errors import Fenced, Refused, Timeout
 from kvorum.ids import Vmid
@@ -18,6 +18,8 @@ from .host import Host, resolve
 SHUTDOWN_TIMEOUT_S = 60.0
 # A start that hangs in the hypervisor can be neither ended nor called failed; after so long its task says what helps.
 HANG_S = 120.0
+# The step that an agent performs whose predecessor died in a start: `end_late_start`.
+END_LATE_START = "end-late-start"
 
 
 async def start_guest(
@@ -48,6 +50,9 @@ async def start_now(host: Host, handle: TaskHandle, file: GuestFile, *, lease: i
     guest = resolve(file, storages)
     # Last, so that as little time as possible passes between the look at the lease and the start.
     incarnation = await check_lease(host, file, incarnation=lease)
+    if file.kind is GuestKind.vm:
+        # libvirt goes on with it when this agent dies. While it lives, the driver itself sees to the end of it.
+        handle.undo(_nothing, UndoStep(kind=END_LATE_START, arguments={"vmid": str(file.vmid)}))
     handle.progress(-1.0, "start")
     hangs = (
         f"the hypervisor has not ended the start for {HANG_S:g} s; free the guest's storage, or switch this node off"
@@ -60,6 +65,10 @@ async def start_now(host: Host, handle: TaskHandle, file: GuestFile, *, lease: i
     if incarnation is not None:
         await _confirm(host, file, incarnation)
     handle.log(f"guest {file.vmid} runs (generation {file.generation})")
+
+
+async def _nothing() -> None:
+    pass
 
 
 async def check_lease(host: Host, file: GuestFile, *, incarnation: int | None = None) -> int | None:

@@ -28,13 +28,14 @@ from agent.operations.host import Host
 from agent.operations.migrate import MigrationDesk
 from agent.operations.migration_plan import MigrationWish, plan_migration
 from agent.operations.migration_records import Arrival, MigrationRecords
+from agent.operations.power import END_LATE_START
 from agent.operations.volumes import FREE_VOLUME
 from agent.publishing import INTERVAL_S, Meter, Publisher
 from agent.storage.storages import PATH as STORAGE_CFG
 from agent.storage.storages import Storages
 from ha import lease_state
 from kvorum.errors import InvalidInput, KvorumError, NotFound, Refused, Unreachable
-from kvorum.ids import NodeName, NodeUid, Volid
+from kvorum.ids import NodeName, NodeUid, Vmid, Volid
 from kvorum.v1 import replica_pb2
 
 from .authored_store import AuthoredStore
@@ -121,6 +122,7 @@ class GuestRoom:
         background = self._context.background
         background.start("libvirt", self.vms.run())
         background.start("guests", self._rounds())
+        background.start("late starts", self._context.tasks.outlast(END_LATE_START, self._end_late_start))
         background.start("load", self._publish())
 
     async def migration_wish(
@@ -190,7 +192,9 @@ class GuestRoom:
     async def _recover(self) -> None:
         self._context.require_identity()
         await sweep_strays(self.arrivals)
-        await self._context.tasks.recover({FREE_VOLUME: self._free_volume, REMOVE_CONFIG: self._remove_config})
+        await self._context.tasks.recover(
+            {FREE_VOLUME: self._free_volume, REMOVE_CONFIG: self._remove_config}, apart={END_LATE_START}
+        )
 
     async def _until_done(self, what: str, work: Any) -> None:
         """The store, libvirt and the majority may come later than the agent."""
@@ -204,6 +208,17 @@ class GuestRoom:
                     log.info("%s: not yet: %s", what, error.message)
                     said = error.message
             await asyncio.sleep(_FIRST_TRY_S)
+
+    async def _end_late_start(self, arguments: Mapping[str, str]) -> None:
+        """HA waits for it before it says of the guest that its start has failed. In the guest's turn, so that a new start is not
+        taken for the old one."""
+        vmid = Vmid(int(arguments["vmid"]))
+
+        async def in_turn() -> None:
+            async with self.host.queue.turn(vmid, "end a late start"):
+                await self.vms.end_late_start(vmid)
+
+        await self._until_done(f"the end of a start of guest {vmid}", in_turn)
 
     async def _free_volume(self, arguments: Mapping[str, str]) -> None:
         """Unless a guest that was finished after all has it: between its last write and the task's end there is a moment."""

@@ -133,7 +133,7 @@ def to_message(record: TaskRecord) -> pb.Task:
 
 
 def _matches(record: TaskRecord, request: pb.ListTasksRequest) -> bool:
-    if request.running_only and not record.is_running:
+    if request.running_only and record.is_over:
         return False
     return not request.vmid or record.id.subject == str(request.vmid)
 

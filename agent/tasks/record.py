@@ -3,6 +3,7 @@
 Pure: the runner says when, the files say where. A task ends once; whatever arrives later changes nothing.
 """
 
+from collections.abc import Collection
 from enum import StrEnum
 
 import msgspec
@@ -49,6 +50,11 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     def is_running(self) -> bool:
         return self.state is TaskState.running
 
+    @property
+    def is_over(self) -> bool:
+        """It has ended, and nothing of it is left for this agent to undo or to wait for."""
+        return not self.is_running and not self.undo
+
     def advanced(self, fraction: float, phase: str) -> "TaskRecord":
         """Further on; an empty phase keeps the present one. Progress outside 0 to 1 is cut off, negative means unknown."""
         if not self.is_running:
@@ -70,8 +76,9 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
             undo=self.undo if state is TaskState.interrupted else (),
         )
 
-    def undone(self) -> "TaskRecord":
-        return msgspec.structs.replace(self, undo=())
+    def undone(self, kinds: Collection[str]) -> "TaskRecord":
+        """Without the steps of these kinds."""
+        return msgspec.structs.replace(self, undo=tuple(step for step in self.undo if step.kind not in kinds))
 
 
 def last_line(state: TaskState, error: str) -> str:

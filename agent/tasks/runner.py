@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,13 +141,29 @@ class TaskRunner:
                 break
         yield LogNews(0, "", self._records.get(upid, record))
 
-    async def recover(self, performers: Mapping[str, Performer]) -> None:
-        """Undo what tasks of an agent that died have left, as their records say. Call once, when the node can work."""
-        for record in [record for record in self._records.values() if not record.is_running and record.undo]:
-            for step in reversed(record.undo):
+    async def recover(self, performers: Mapping[str, Performer], *, apart: Collection[str] = ()) -> None:
+        """Undo what tasks of an agent that died have left, as their records say. Call once, when the node can work. Steps of
+        the kinds `apart` are for `outlast`."""
+        for record in self._left_behind():
+            steps = [step for step in reversed(record.undo) if step.kind not in apart]
+            for step in steps:
                 await self._perform(record, step, performers.get(step.kind))
-            done = self._records[record.upid] = record.undone()
-            self._files.save(done)
+            self._undone(record.upid, {step.kind for step in steps})
+
+    async def outlast(self, kind: str, performer: Performer) -> None:
+        """As `recover`, for steps of one kind that may take for ever and must not be given up: all at the same time. Until its
+        own has ended, a task is not over (`TaskRecord.is_over`), also for agents to come. `performer` must not raise."""
+
+        async def one(record: TaskRecord, step: UndoStep) -> None:
+            await performer(step.arguments)
+            self._files.append(record.upid, [f"done after the agent's restart: {step}"])
+            self._undone(record.upid, {kind})
+
+        async with asyncio.TaskGroup() as group:
+            for record in self._left_behind():
+                for step in record.undo:
+                    if step.kind == kind:
+                        group.create_task(one(record, step))
 
     async def close(self, *, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
         """End what runs: what can be undone is, what is beyond that point gets `timeout_s` to end by itself."""
@@ -190,6 +206,15 @@ class TaskRunner:
                 await asyncio.shield(rolling)
             except asyncio.CancelledError:
                 continue
+
+    def _left_behind(self) -> list[TaskRecord]:
+        return [record for record in self._records.values() if not record.is_running and not record.is_over]
+
+    def _undone(self, upid: str, kinds: Collection[str]) -> None:
+        record = self._records.get(upid)
+        if record is not None:  # else it was among the oldest, and is forgotten
+            self._records[upid] = record.undone(kinds)
+            self._files.save(self._records[upid])
 
     async def _perform(self, record: TaskRecord, step: UndoStep, performer: Performer | None) -> None:
         if performer is None:

@@ -58,6 +58,16 @@ async def test_a_start_that_hangs_says_in_its_task_what_helps_and_one_that_does_
     assert quick.phases == ["start"]
 
 
+async def test_an_agent_that_dies_in_a_start_leaves_word_for_the_next_where_libvirt_goes_on_with_it() -> None:
+    handle, driver = FakeHandle(), FakeDriver()
+    driver.on_start = Refused("no")
+    with pytest.raises(Refused):
+        await start_guest(fake_host(FakeStore({PATH: ""}), driver=driver), handle, VMID)
+    ((_, step),) = handle.undos
+    assert step is not None and (step.kind, step.arguments) == (power.END_LATE_START, {"vmid": "100"})
+    await handle.roll_back()
+
+
 async def test_without_a_quorum_nothing_starts_but_what_runs_can_be_stopped() -> None:
     driver, store = FakeDriver(), FakeStore({PATH: ""})
     host = fake_host(store, driver=driver)

@@ -1,10 +1,12 @@
 """GuestService and TaskService without a network: who answers, who is asked, and who is named when he does not answer."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from unit.operations.operation_fakes import FakeDriver, FakeStore, fake_host
 
@@ -14,7 +16,7 @@ from agent.context import AgentContext
 from agent.guests.driver import RunState
 from agent.services.guest import GuestService
 from agent.services.task import TaskService
-from agent.tasks import TaskRunner, TaskState, Upid
+from agent.tasks import TaskRecord, TaskRunner, TaskState, UndoStep, Upid
 from kvorum.errors import InvalidInput, NotFound, Refused, Unreachable
 from kvorum.ids import Vmid
 from kvorum.node import Identity
@@ -151,3 +153,21 @@ async def test_a_task_of_a_silent_node_is_unreachable_not_unknown(world: World) 
     upid = "UPID:n2:00000001:00000001:66AABBCC:qmstart:101:root@pam:"
     with pytest.raises(Unreachable):
         await world.ask("GetTask", task_pb2.GetTaskRequest(upid=upid))
+
+
+async def test_a_start_that_an_agents_death_cut_off_counts_as_running_until_libvirt_is_through_with_it(
+    tmp_path: Path,
+) -> None:
+    step = UndoStep(kind="end-late-start", arguments={"vmid": "100"})
+    record = TaskRecord(upid="UPID:n1:00000001:00000001:66AABBCC:qmstart:100:root@pam:", undo=(step,))
+    (tmp_path / f"{record.upid}.json").write_bytes(msgspec.json.encode(record))
+    world = World(tmp_path, {})
+    request = task_pb2.ListTasksRequest(node="nodes/n1", running_only=True)
+    (task,) = (await world.ask("ListTasks", request)).tasks
+    assert (task.type, task.subject, task.state) == ("qmstart", "100", task_pb2.TASK_STATE_INTERRUPTED)
+
+    async def through(_arguments: Mapping[str, str]) -> None:
+        pass
+
+    await world.tasks.outlast(step.kind, through)
+    assert not (await world.ask("ListTasks", request)).tasks

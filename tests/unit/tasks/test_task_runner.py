@@ -181,6 +181,43 @@ async def test_the_next_agent_marks_what_ran_as_interrupted_and_undoes_what_the_
     assert freed == ["b", "a"]
 
 
+def of_a_dead_agent(directory: Path, subject: str, *kinds: str) -> str:
+    record = TaskRecord(
+        upid=f"UPID:n1:00000001:00000001:66AABBCC:qmstart:{subject}:root@pam:",
+        undo=tuple(UndoStep(kind=kind, arguments={"vmid": subject}) for kind in kinds),
+    )
+    (directory / f"{record.upid}.json").write_bytes(msgspec.json.encode(record))
+    return record.upid
+
+
+async def test_what_may_take_for_ever_keeps_its_own_task_from_being_over_and_nothing_else(tmp_path: Path) -> None:
+    one, other = of_a_dead_agent(tmp_path, "100", "free", "late"), of_a_dead_agent(tmp_path, "101", "late")
+    gates = {"100": asyncio.Event(), "101": asyncio.Event()}
+    freed: list[str] = []
+
+    async def free(arguments: Mapping[str, str]) -> None:
+        freed.append(arguments["vmid"])
+
+    async def late(arguments: Mapping[str, str]) -> None:
+        await gates[arguments["vmid"]].wait()
+
+    # The first agent dies anew before the start has ended: the next one knows of it still.
+    await TaskRunner("n1", tmp_path).recover({"free": free}, apart={"late"})
+    runner = TaskRunner("n1", tmp_path)
+    await runner.recover({"free": free}, apart={"late"})
+    assert freed == ["100"]
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        group.create_task(runner.outlast("late", late))
+        await asyncio.sleep(0.01)
+        assert [runner.get(upid).is_over for upid in (one, other)] == [False, False]
+        gates["101"].set()
+        while not runner.get(other).is_over:
+            await asyncio.sleep(0.01)
+        assert not runner.get(one).is_over
+        gates["100"].set()
+    assert runner.get(one).is_over and TaskRunner("n1", tmp_path).get(one).is_over
+
+
 async def test_only_the_newest_ended_tasks_are_kept(tmp_path: Path) -> None:
     runner = TaskRunner("n1", tmp_path, keep=3)
     upids = []
