@@ -44,7 +44,7 @@ class Agent:
                 await driver.start(Guest(vmid, GuestConfig.parse(given["config"]), volumes, NodeName("n1"), 1))
             case "shutdown":
                 await driver.shutdown(vmid, timeout_s=given["timeout_s"])
-            case "stop" | "pause" | "resume" | "forget":
+            case "stop" | "pause" | "resume" | "forget" | "end_late_start":
                 await getattr(driver, method)(vmid)
             case "observe":
                 return told(await driver.observe(vmid))

@@ -4,9 +4,11 @@ import asyncio
 import datetime
 import itertools
 import json
+import os
 import re
 import secrets
 import shutil
+import signal
 import sys
 import time
 import uuid
@@ -65,6 +67,15 @@ class KvmNode:
         finally:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
+
+    async def kill(self) -> None:
+        """The agent itself, as by the kernel; then `open` makes the next."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        for pid in children:
+            os.kill(int(pid), signal.SIGKILL)
+        await asyncio.wait_for(self.process.wait(), 20.0)
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
 
     async def _read(self) -> None:
         assert self.process.stdout is not None

@@ -125,6 +125,46 @@ async def test_a_guest_does_not_notice_that_libvirtd_was_killed(node: KvmNode) -
     assert await node.state() == "stopped"
 
 
+async def test_a_start_that_hangs_when_its_agent_dies_is_over_for_the_next_only_when_nothing_can_come_up(
+    node: KvmNode,
+) -> None:
+    await node.call("end_late_start")  # of a guest that libvirt does not know: at once
+    hook = Path(node.node.path("/etc/libvirt/hooks/qemu"))
+    hook.parent.mkdir(parents=True, exist_ok=True)
+    hook.write_text(
+        '#!/bin/sh\n[ "$2" = prepare ] || exit 0\ntouch /run/hangs\nwhile [ -e /run/hangs ]; do sleep 0.1; done\n'
+    )
+    hook.chmod(0o755)
+    try:
+        await asyncio.to_thread(node.node.stop_unit, "libvirtd")
+        await asyncio.to_thread(node.node.start_unit, "libvirtd")
+        await until_answer(node)
+        node.send("start", vmid=100, config=CONFIG, volumes=[["scsi0", str(DISK), "raw"]])
+        hangs = Path(node.node.path("/run/hangs"))
+        await until(lambda: asyncio.to_thread(hangs.exists))
+        await node.kill()
+        await node.open()
+        ended = asyncio.ensure_future(_ended(node))
+        await asyncio.sleep(3.0)
+        assert not ended.done(), "the start goes on in libvirt"
+        hangs.unlink()
+        await ended
+    finally:
+        hook.unlink()
+    await asyncio.sleep(3.0)
+    assert await node.call("observe_all") == {}
+
+
+async def _ended(node: KvmNode) -> None:
+    """As the agent does it: asked again until it is certain."""
+    while True:
+        try:
+            await node.call("end_late_start")
+            return
+        except Failed:
+            await asyncio.sleep(0.2)
+
+
 async def test_a_guest_is_stopped_without_libvirtd_too(node: KvmNode) -> None:
     await node.start(DISK)
     await asyncio.to_thread(node.node.stop_unit, "libvirtd")
