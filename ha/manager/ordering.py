@@ -5,7 +5,8 @@ Whom one waits for counts as up by what is committed, an answer of its node; so 
 wait by a rule that is not strict, and every wait by a `startup` option, has an end: nobody stays down for good because
 somebody else does. A guest that others wait for by a rule waits by rules only, so the two never make a circle.
 
-What must stay out: who may run where. A guest that waits has its node already, and the room there.
+What must stay out: who may run where. A guest that waits has its node already, and the room there; only those that it waits for
+may take them (`placing`), else each would wait for the other.
 """
 
 from collections.abc import Iterator, Sequence
@@ -95,12 +96,30 @@ def is_up(view: View, service: Service | None) -> bool:
     return service.state is State.started and bool(service.running)
 
 
+def displaced(case: Case, service: Service) -> Service | None:
+    """One whose wait is over, but not the place that it had meanwhile: it goes on to another one. None when it has it still."""
+    if not service.waits_for or _runs_already(case, service):
+        return None
+    why = case.placing.lacks_room(case.sid, service.node)
+    if not why and case.placing.is_allowed(case.sid, service.node):
+        return None
+    entry = case.order_stop(
+        service, f"its place was taken while it waited: {service.node} {why or 'is against a rule now'}"
+    )
+    # It takes no place from those that it has waited for until its node has answered, either.
+    return msgspec.structs.replace(entry, waits_for=service.waits_for)
+
+
 def _may_wait(case: Case, service: Service) -> bool:
     if not service.batch and case.sid not in case.view.rules.orders.waits:
         return False
-    # It runs already, says its node: it came by live migration, or ran on while HA looked away.
+    return not _runs_already(case, service)
+
+
+def _runs_already(case: Case, service: Service) -> bool:
+    """Says its node: it came by live migration, or ran on while HA looked away."""
     result = case.result(service)
-    return result is None or result.state != State.request_start or result.exit_code != 0
+    return result is not None and result.state == State.request_start and result.exit_code == 0
 
 
 def _since(case: Case, service: Service) -> int:
@@ -121,7 +140,9 @@ def _by_rule(case: Case, wait: Wait, since: int) -> Hold | None:
         why = f"{wait.first}, which {_lying(first)} (rule {wait.rule})"
         return Hold(wait.first, why, until=until, is_on_its_way=False)
     if first is None or not is_up(case.view, first):
-        return Hold(wait.first, f"{wait.first}, which is {_doing(first)} (rule {wait.rule})", until=until)
+        why = f"{wait.first}, which is {_doing(first)} (rule {wait.rule})"
+        is_on_its_way = first is None or Remedy.make_room not in first.remedies
+        return Hold(wait.first, why, until=until, is_on_its_way=is_on_its_way)
     ready_at = first.running_since + wait.delay_s
     if case.now < ready_at <= case.now + wait.delay_s + 1:
         why = f"{wait.first} to have run for {wait.delay_s} s (rule {wait.rule})"

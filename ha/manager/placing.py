@@ -44,7 +44,7 @@ class Placing:
         return self._view.rules.terms(sid).is_free
 
     def is_allowed(self, sid: Sid, node: str) -> bool:
-        return self._board.is_allowed(sid, node)
+        return self._board_for(sid).is_allowed(sid, node)
 
     def guards(self, name: NodeName, sid: str) -> bool:
         """Whether the local resource manager of a node has acknowledged a resource."""
@@ -117,14 +117,17 @@ class Placing:
             is_new=is_new,
             is_idle=is_idle,
         )
-        return self._board.choose(query)
+        return self._board_for(resource.sid).choose(query)
 
     def lacks_room(self, sid: Sid, node: str, *, is_new: bool = False) -> str:
         """Why a node has no memory for a guest that does not run there, as a sentence's end; empty when it has."""
-        return self._board.lacks_room(NodeName(node), Query(sid, is_new=is_new))
+        return self._board_for(sid).lacks_room(NodeName(node), Query(sid, is_new=is_new))
 
     def put(self, sid: Sid, service: Service) -> None:
         """What was decided about it in this round."""
+        self._waits.pop(sid, None)
+        if self._is_waiting(service):
+            self._waits[sid] = service.waits_for
         if "_board" in self.__dict__:
             self._board.put(sid, self._placed(sid, service))
         else:
@@ -172,6 +175,30 @@ class Placing:
     @cached_property
     def _board(self) -> Board:
         return Board(self.situation)
+
+    def _board_for(self, sid: Sid) -> Board:
+        """As one sees it for whom others wait: they do not run, and must not keep it from its place."""
+        others: set[Sid] = set()
+        while more := {
+            other
+            for other, firsts in self._waits.items()
+            if other not in others and not {sid, *others}.isdisjoint(firsts)
+        } - {sid}:
+            others |= more
+        return self._board.without_guests(others) if others else self._board
+
+    @cached_property
+    def _waits(self) -> dict[Sid, tuple[str, ...]]:
+        """Of those that do not run, and wait for others."""
+        held = self._view.status.service_status.items()
+        return {Sid(sid): service.waits_for for sid, service in held if self._is_waiting(service)}
+
+    def _is_waiting(self, service: Service) -> bool:
+        if not service.waits_for or service.state not in (State.request_start, State.request_stop):
+            return False
+        node = self._view.nodes.get(NodeName(service.node))
+        result = node.lrm.results.get(service.uid) if node is not None else None
+        return result is None or result.state != State.request_start or result.exit_code != 0
 
     def _unready(self, name: NodeName) -> str:
         """Why a node may take no guests, as a sentence's end."""

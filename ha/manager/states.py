@@ -96,7 +96,8 @@ def request_start(case: Case, service: Service) -> Service:
     if case.is_ready(service.node) and lease is not None:
         if case.mode(service.node) is not Mode.active:
             return moving.drain(case, service)
-        return _held(case, service) or case.order(service, State.started, _shall_run(case, service))
+        waits = _held(case, service) or ordering.displaced(case, service)
+        return waits or case.order(service, State.started, _shall_run(case, service))
     if lease is None or lease.is_resting:
         return case.explain_rest(service)
     return case.explain(

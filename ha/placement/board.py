@@ -71,6 +71,16 @@ class Board:
         other._tallies = {name: replace(tally) for name, tally in self._tallies.items()}
         return other
 
+    def without_guests(self, sids: Collection[Sid]) -> "Board":
+        """Another board, on which these are nowhere. This one stays as it is."""
+        other = copy(self)
+        other.placed = dict(self.placed)
+        other._tallies = {name: replace(tally) for name, tally in self._tallies.items()}
+        for sid in sids:
+            if (placed := other.placed.pop(sid, None)) is not None:
+                other._count(sid, placed, -1)
+        return other
+
     def choose(self, query: Query, *, is_explained: bool = False) -> Choice:
         """`is_explained` adds to the answer what is to be said of every node; that takes longer than the answer."""
         terms = self.situation.rules.terms(query.sid)

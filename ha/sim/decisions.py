@@ -4,7 +4,7 @@ Each is counted anew here, from the committed entries alone; nothing of `ha.plac
 Pure: every function takes what was and what is, and returns what is broken, or nothing.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from ha.leases import may_fence
@@ -106,12 +106,25 @@ def _rules(sid: str, service: Service, after: ManagerStatus, facts: Facts) -> It
         if isinstance(rule, NodeAffinity) and service.target not in rule.nodes:
             yield f"S11: {sid} is sent to {service.target}, against {rule.id}"
         if isinstance(rule, ResourceAffinity) and rule.affinity is Affinity.negative:
-            for other in sorted(rule.resources - {Sid(sid)}):
+            for other in sorted(rule.resources - {Sid(sid)} - _waiting_for({sid}, after)):
                 held = after.service_status.get(other)
                 if held is None or other not in facts.resources:
                     continue
                 if service.target in takes(held):
                     yield f"S11: {sid} is sent to {service.target}, where {other} is, against {rule.id}"
+
+
+def _waiting_for(sids: Collection[str], status: ManagerStatus) -> set[Sid]:
+    """Those that start after one of these, or after one that does. They do not run, and take no place from it."""
+    found = set(sids)
+    while more := {
+        sid
+        for sid, service in status.service_status.items()
+        if service.state in (State.request_start, State.request_stop)
+        and sid not in found and not found.isdisjoint(service.waits_for)
+    }:  # fmt: skip
+        found |= more
+    return {Sid(sid) for sid in found - set(sids)}
 
 
 def takes(service: Service) -> frozenset[str]:
@@ -139,10 +152,12 @@ def _room(chosen: set[str], before: ManagerStatus, after: ManagerStatus, view: V
             fresh.setdefault(service.node, []).append(sid)
     for node, sids in fresh.items():
         capacity = facts.capacities.get(node, 0.0)
+        waiting = _waiting_for(sids, after)
         there = [
             sid
             for sid, service in after.service_status.items()
             if node in takes(service)
+            and sid not in waiting
             and (sid in sids or (sid in before.service_status and node in takes(before.service_status[sid])))
         ]
         used = sum(facts.demands.get(sid, 0.0) for sid in there)

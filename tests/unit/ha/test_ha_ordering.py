@@ -6,12 +6,14 @@ from dataclasses import replace
 import msgspec
 import pytest
 
+from ha.foresight import play
 from ha.leases import NORMAL, Lease
+from ha.load import Demand, Use
 from ha.manager import decide
 from ha.manager.ordering import LEAVE_S, STARTUP_S, STOP_S
 from ha.manager.round import in_order
 from ha.resources import Request, Resource
-from ha.rules import StartOrder, compile_rules
+from ha.rules import Affinity, ResourceAffinity, StartOrder, compile_rules
 from ha.status import Disarm, DisarmState, LrmStatus, ManagerStatus, Mode, Remedy, Result, Service, State
 from ha.view import Config, Node, Startup, View
 from kvorum.ids import NodeName, NodeUid, Sid
@@ -211,6 +213,38 @@ def test_who_is_waited_for_gets_room_before_those_that_wait() -> None:
     orders = compile_rules((order(), order(then=MAIL, first=WEB)), SIDS, (N1,)).orders
     resources = {sid: Resource(sid, priority=9 if sid == MAIL else 0) for sid in (*SIDS, Sid("vm:1"))}
     assert in_order(resources, {}, orders) == [DB, WEB, MAIL, "vm:1"]
+
+
+def after_a_power_cut(*rules: StartOrder | ResourceAffinity, size: float = 0.0) -> View:
+    """n1, which had what the others wait for, does not come back; n2 and n3 do. Everything that can be done has been done."""
+    now = view({DB: runs("n1"), WEB: runs("n2"), MAIL: runs("n3")})
+    nodes = {N1: node(N1, age_s=60.0), N2: node(N2, incarnation=2), N3: node(N3, incarnation=2)}
+    nodes = {name: replace(one, capacity=Use(8.0, 8.0)) for name, one in nodes.items()}
+    configs = {sid: replace(config, demand=Demand(Use(1.0, size))) for sid, config in now.configs.items()}
+    now = replace(now, nodes=nodes, configs=configs, rules=compile_rules(rules, SIDS, (N1, N2, N3)))
+    return play(now, NOW).end
+
+
+@pytest.mark.parametrize("is_strict", [True, False])
+@pytest.mark.parametrize(("is_apart", "size"), [(True, 0.0), (False, 6.0)], ids=["kept apart", "no room"])
+def test_whoever_waits_keeps_nobody_from_a_place_for_whom_it_waits(
+    is_strict: bool, is_apart: bool, size: float
+) -> None:
+    waits = StartOrder("after-db", frozenset({WEB, MAIL}), frozenset({DB}), is_strict=is_strict)
+    apart = [ResourceAffinity("apart", frozenset(SIDS), Affinity.negative)] if is_apart else []
+    found = after_a_power_cut(waits, *apart, size=size).status.service_status
+    assert found[DB].state is State.started
+    there = [found[sid] for sid in (WEB, MAIL) if found[sid].node == found[DB].node]
+    assert [(one.state, Remedy.make_room in one.remedies) for one in there] == [(State.stopped, True)]
+    (other,) = (found[sid] for sid in (WEB, MAIL) if found[sid].node != found[DB].node)
+    assert other.state is State.started
+
+
+def test_a_chain_makes_way_for_its_first_link() -> None:
+    rules = (order(is_strict=True), order(then=MAIL, first=WEB, is_strict=True))
+    found = after_a_power_cut(*rules, size=6.0).status.service_status
+    assert [found[sid].state for sid in SIDS].count(State.started) == 2
+    assert found[DB].state is State.started
 
 
 # Stopping
