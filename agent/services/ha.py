@@ -8,7 +8,7 @@ made in the `ha` room, commands carried out by its manager. Thin: a method reads
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -21,27 +21,36 @@ from agent.operations.ha_resources import HaResources
 from ha import foresight
 from ha.resources import sid_of
 from kvorum.errors import ConfigError, InvalidInput, NotFound, Refused
-from kvorum.ids import NodeName, Sid, node_resource, parse_sid
+from kvorum.ids import NodeName, Sid, Vmid, node_resource, parse_sid
 from kvorum.node import Identity
 from kvorum.v1 import ha_pb2 as pb
 from kvorum.v1 import ha_pb2_grpc
 
 from . import ha_messages as messages
 from .authored_store import AuthoredStore
+from .hung_starts import HungStarts, hang, hang_remedy, none_hangs
 
 if TYPE_CHECKING:
     from clusterfs.client import StoreClient
 
 
 def register(server: Any, context: AgentContext) -> None:
-    service = HaService(context.store, context.require_identity)
+    service = HaService(context.store, context.require_identity, HungStarts(context).since)
     ha_pb2_grpc.add_HaServiceServicer_to_server(service, server)
 
 
 class HaService(ha_pb2_grpc.HaServiceServicer):
-    def __init__(self, store: "StoreClient", identity: Callable[[], Identity]) -> None:
+    """`hung_since`: of a node and a guest, seconds since the epoch, 0 when no start hangs there."""
+
+    def __init__(
+        self,
+        store: "StoreClient",
+        identity: Callable[[], Identity],
+        hung_since: Callable[[str, Vmid], Awaitable[float]] = none_hangs,
+    ) -> None:
         self._client = store
         self._identity = identity
+        self._hung_since = hung_since
         self._store = AuthoredStore(store)
         self._painter = Painter(store)
         self._inventory = Inventory(self._store)
@@ -227,6 +236,12 @@ class HaService(ha_pb2_grpc.HaServiceServicer):
         if resource is None:
             raise NotFound(f"{request.sid} is not managed by HA", remedy=f"add it with 'kvorum ha add {request.sid}'")
         told = await asyncio.to_thread(ha_explain.tell, picture, Sid(request.sid), time.time())
+        service = picture.view.status.service_status.get(request.sid)
+        if service is not None and told.fence_in_s < 0:  # else its node is silent, and would only be waited for
+            since = await self._hung_since(service.node, parse_sid(request.sid)[1])
+            if since:
+                resource.cause = hang(service.node, time.time() - since)
+                resource.remedies[:] = [hang_remedy(service.node)]
         return pb.ExplainHaResourceResponse(
             resource=resource, placement=told.placement, if_lost=told.if_lost, fence_in_seconds=told.fence_in_s
         )

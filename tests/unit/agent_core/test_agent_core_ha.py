@@ -585,6 +585,19 @@ async def explain(service: HaService, sid: str = "vm:100") -> pb.ExplainHaResour
     return await service.ExplainHaResource(pb.ExplainHaResourceRequest(sid=sid), None)
 
 
+async def test_a_start_that_hangs_is_the_cause_that_an_explanation_names(store: Store) -> None:
+    async def hung_since(node: str, vmid: int) -> float:
+        return time.time() - 300.2 if (node, vmid) == ("n1", 100) else 0.0
+
+    service = HaService(cast(Any, store), identity, hung_since)
+    found = (await explain(service)).resource
+    assert found.cause.startswith("the hypervisor on n1 has not ended its start for 300 s")
+    assert len(found.remedies) == 1 and "switch n1 off" in found.remedies[0]
+    assert "hypervisor" not in (await explain(service, "ct:101")).resource.cause
+    store.ages["n1"] = 60.0
+    assert "hypervisor" not in (await explain(service)).resource.cause, "nobody is asked who is silent"
+
+
 async def test_an_explanation_says_why_what_if_and_when(service: HaService, store: Store) -> None:
     store.put("ha/rules.cfg", "node-affinity: home\n\tresources vm:100\n\tnodes n1,n3\n\tstrict 1\n")
     found = await explain(service)

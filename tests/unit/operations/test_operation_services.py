@@ -1,6 +1,7 @@
 """GuestService and TaskService without a network: who answers, who is asked, and who is named when he does not answer."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from agent.background import Background
 from agent.context import AgentContext
 from agent.guests.driver import RunState
 from agent.services.guest import GuestService
+from agent.services.hung_starts import HungStarts
 from agent.services.task import TaskService
 from agent.tasks import TaskRecord, TaskRunner, TaskState, UndoStep, Upid
 from kvorum.errors import InvalidInput, NotFound, Refused, Unreachable
@@ -46,6 +48,7 @@ class World:
         )
         self.guests = GuestService(context, SimpleNamespace(host=self.host))  # type: ignore[arg-type]
         self.service = TaskService(context)
+        self.hung = HungStarts(context)
 
     async def ask(self, method: str, request: Any, caller: Caller = LOCAL_ROOT) -> Any:
         with calling_as(caller):
@@ -171,3 +174,20 @@ async def test_a_start_that_an_agents_death_cut_off_counts_as_running_until_libv
 
     await world.tasks.outlast(step.kind, through)
     assert not (await world.ask("ListTasks", request)).tasks
+
+
+@pytest.mark.parametrize(
+    ("kind", "age_s", "hangs"), [("qmstart", 300, True), ("qmstart", 60, False), ("vzdump", 300, False)]
+)
+async def test_a_start_hangs_when_it_has_gone_on_for_long(tmp_path: Path, kind: str, age_s: float, hangs: bool) -> None:
+    began = time.time() - age_s
+    step = UndoStep(kind="end-late-start", arguments={"vmid": "100"})
+    record = TaskRecord(
+        upid=f"UPID:n1:00000001:00000001:66AABBCC:{kind}:100:root@pam:", start_time_s=began, undo=(step,)
+    )
+    (tmp_path / f"{record.upid}.json").write_bytes(msgspec.json.encode(record))
+    world = World(tmp_path, {})
+    with calling_as(LOCAL_ROOT):
+        assert await world.hung.since("n1", Vmid(100)) == pytest.approx(began if hangs else 0.0, abs=0.01)
+        assert await world.hung.since("n1", Vmid(101)) == 0.0
+        assert await world.hung.since("n2", Vmid(100)) == 0.0, "it does not answer"
