@@ -217,6 +217,8 @@ class Lease:
     is_resting: bool = False
     # Nobody could renew until a moment ago, so its silence says nothing yet (`ha.outage`).
     is_excused: bool = False
+    # This manager has not seen it renewed yet: its age may count from the own replica's start, not from a renewal (`ha.outage`).
+    is_unproven: bool = False
 
 
 def may_fence(lease: Lease) -> bool:

@@ -6,10 +6,14 @@ When the network is whole again, the first leader finds leases of which all are 
 at all was fresh any more; had there been a majority elsewhere, somebody would have renewed. Then nobody's silence counts for as
 long as any holder sits out a lost renewal, A. When a leader dies, the others' leases are still fresh at the election, and
 nothing is waited for. A fence that comes later than it might is never wrong.
+
+Nor does a replica know how old leases are that it finds at its start, and counts from there. After a power cut of all nodes
+they look fresh, though their holders may not be back. Those that a manager has not seen renewed are unproven: guests there may
+be down.
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from .leases import Lease, is_fresh
 from .view import Node, View
@@ -22,6 +26,8 @@ class Outage:
     _is_cut: bool = True
     _was_silent: bool = False
     _until: float = 0.0
+    # By member, as this manager found them: incarnation and renewal.
+    _found: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def look(self, leases: Iterable[Lease], *, is_quorate: bool, now: float) -> None:
         """In every round, whether or not this node leads: it may be the next to."""
@@ -43,10 +49,20 @@ class Outage:
         return now < self._until
 
     def excuse(self, view: View, now: float) -> View:
-        """The view, in which leases that are not fresh are excused for a while after an outage."""
-        if not self.is_excusing(now):
-            return view
-        return replace(view, nodes={name: _excused(node) for name, node in view.nodes.items()})
+        """The view, in which leases that are not fresh are excused for a while after an outage, and all are unproven until they
+        are renewed."""
+        nodes = {name: self._proven(node) for name, node in view.nodes.items()}
+        if self.is_excusing(now):
+            nodes = {name: _excused(node) for name, node in nodes.items()}
+        return replace(view, nodes=nodes)
+
+    def _proven(self, node: Node) -> Node:
+        if node.lease is None:
+            return node
+        seen = node.lease.incarnation, node.lease.renewal
+        if self._found.setdefault(node.uid, seen) != seen:
+            return node
+        return replace(node, lease=replace(node.lease, is_unproven=True))
 
 
 def _longest_s(held: Collection[Lease]) -> float:

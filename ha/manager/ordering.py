@@ -89,7 +89,7 @@ def is_up(view: View, service: Service | None) -> bool:
     node = view.nodes.get(NodeName(service.node)) if service is not None else None
     if service is None or node is None or node.lease is None:
         return False
-    if node.lease.incarnation != service.incarnation or not is_fresh(node.lease):
+    if node.lease.incarnation != service.incarnation or not is_fresh(node.lease) or node.lease.is_unproven:
         return False
     if service.state is State.migrate:
         return service.cmd[:1] == ("migrate",)

@@ -47,6 +47,7 @@ def inputs(view: View, revision: int) -> object:
                 node.lease.is_fenced,
                 node.lease.is_resting,
                 is_fresh(node.lease),
+                node.lease.is_unproven,
                 node.lease.renewal if may_fence(node.lease) else None,
             ),
         )

@@ -130,6 +130,15 @@ def test_it_runs_only_in_this_life_of_its_node_and_while_that_is_well() -> None:
         assert next_of(replace(today, nodes={**today.nodes, N2: late})).state is State.request_start
 
 
+def test_a_guest_on_a_node_that_nobody_has_seen_alive_yet_does_not_count_as_up() -> None:
+    """After a power cut of all nodes: it ran when the lights went out, and its node may never come back."""
+    today = view({DB: runs("n2"), WEB: entry(State.request_start)}, order())
+    lease = today.nodes[N2].lease
+    assert lease is not None
+    found = replace(today.nodes[N2], lease=replace(lease, is_unproven=True))
+    assert next_of(replace(today, nodes={**today.nodes, N2: found})).state is State.request_start
+
+
 def test_a_delay_counts_from_when_it_ran() -> None:
     today = view({DB: runs("n2", since=990), WEB: entry(State.request_start)}, order(delay_s=20))
     found = next_of(today)

@@ -16,7 +16,7 @@ def _lease(age_s: float, *, is_fenced: bool = False) -> Lease:
     return Lease(3, 9, is_fenced, age_s, NORMAL.terms)
 
 
-def _may_fence(outage: Outage, lease: Lease, now: float) -> bool:
+def _excused(outage: Outage, lease: Lease, now: float) -> Lease:
     node = Node(NodeName("n2"), NodeUid("u2"), lease)
     view = View(
         is_leader=True,
@@ -31,7 +31,11 @@ def _may_fence(outage: Outage, lease: Lease, now: float) -> bool:
     )
     held = outage.excuse(view, now).nodes[node.name].lease
     assert held is not None
-    return may_fence(held)
+    return held
+
+
+def _may_fence(outage: Outage, lease: Lease, now: float) -> bool:
+    return may_fence(_excused(outage, lease, now))
 
 
 def test_after_an_outage_nobody_is_fenced_before_he_could_renew() -> None:
@@ -65,3 +69,14 @@ def test_the_first_look_of_a_process_counts_as_one_after_an_outage_if_nobody_is_
     outage.look([_lease(OLD_S), _lease(OLD_S)], is_quorate=True, now=0.0)
     assert not _may_fence(outage, _lease(OLD_S), 0.1)
     assert _may_fence(outage, _lease(OLD_S), 0.1 + NORMAL.pause_after_s)
+
+
+def test_a_lease_that_a_manager_finds_proves_nothing_until_it_is_renewed() -> None:
+    """A replica that starts counts from there, whenever that lease was renewed the last time."""
+    outage = Outage()
+    assert _excused(outage, _lease(0.0), 0.0).is_unproven
+    assert _excused(outage, _lease(3.0), 3.0).is_unproven
+    assert not _excused(outage, replace(_lease(0.1), renewal=10), 3.1).is_unproven
+    assert not _excused(outage, replace(_lease(2.1), renewal=10), 5.1).is_unproven
+    assert not _excused(outage, replace(_lease(0.1), incarnation=4), 6.0).is_unproven
+    assert _excused(Outage(), _lease(0.1), 6.0).is_unproven, "another manager has seen nothing yet"
