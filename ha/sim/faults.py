@@ -39,7 +39,7 @@ def power(world: "World", random: Random) -> None:
     host.power_off("power cut")
     # Back before anybody could fence it, or after that in the longest profile.
     off_s = random.uniform(1, 25) if random.random() < 0.7 else random.uniform(25, 90)
-    world.timeline.after(off_s, partial(world.unless_healing, host.power_on))
+    world.timeline.after(off_s, partial(world.power_on, host.name))
 
 
 def freeze(world: "World", random: Random) -> None:
@@ -73,7 +73,7 @@ def die_young(world: "World", random: Random) -> None:
     host = any_host(world, random)
     host.power_off("power cut")
     host.dies_young_s = random.uniform(20, 90)
-    world.timeline.after(random.uniform(1, 5), partial(world.unless_healing, host.power_on))
+    world.timeline.after(random.uniform(1, 5), partial(world.power_on, host.name))
 
 
 def kill_keeper(world: "World", random: Random) -> None:
@@ -124,7 +124,7 @@ def agent(world: "World", random: Random) -> None:
             return  # nobody would switch it on again
         host.power_off(f"a fence agent, for lease {fence.incarnation}")
         world.timeline.after(told_s, partial(world.propose, fence))
-        world.timeline.after(back_s, partial(world.unless_healing, host.power_on))
+        world.timeline.after(back_s, partial(world.power_on, host.name))
 
     world.timeline.after(random.uniform(0.2, 6), off)
 

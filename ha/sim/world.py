@@ -149,7 +149,7 @@ class World:
                 epoch=self.epoch,
             )
             self.daemons[name].on_migrate = self._migrate
-            host.on_power = partial(self.unless_healing, host.power_on)
+            host.on_power = partial(self.power_on, name)
             host.on_boot, host.on_off = partial(self._boot, name), partial(self._off, name)
             host.start_keeper()
             self.daemons[name].start()
@@ -371,6 +371,11 @@ class World:
                 self.put(path, "")
 
     # What events stand on
+
+    def power_on(self, name: str) -> None:
+        """Also while everything heals: a host may only then have gone down that was told to before."""
+        if name != self.away:
+            self.hosts[name].power_on()
 
     def unless_healing(self, what: Callable[[], None]) -> None:
         if not self.is_healing:
