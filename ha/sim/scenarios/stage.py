@@ -12,7 +12,7 @@ from random import Random
 from ha import lrm
 from ha.leases import DEFAULT
 from ha.load import Use, total
-from ha.manager import Action, MoveConfig
+from ha.manager import MoveConfig
 from ha.options import DATACENTER_CFG
 from ha.resources import RESOURCES_CFG, Request, Resource, parse_request
 from ha.rules import RULES_CFG, Rules, compile_rules
@@ -94,10 +94,10 @@ class StagedDaemon(Daemon):
     def view(self) -> View:
         return self.stage.with_sizes(super().view())
 
-    def _performed(self, action: Action, answer: Answer) -> None:
-        super()._performed(action, answer)
-        if isinstance(action, MoveConfig) and isinstance(answer, Done) and action.unlock:
+    def _unlocked(self, action: MoveConfig, answer: Answer) -> None:
+        if isinstance(answer, Done):
             self.stage.locks.pop(action.sid, None)
+        super()._unlocked(action, answer)
 
 
 class Stage:
@@ -190,6 +190,8 @@ class Stage:
                 target=held.target,
                 cmd=(held.state, held.target) if held.target else (),
                 cause="an earlier manager wrote so",
+                # Long over: no pause of an earlier manager's is known.
+                retry_at=1 if held.state == State.error else 0,
             )
             for sid, held in self.script.held.items()
         }
