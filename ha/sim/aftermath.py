@@ -92,7 +92,8 @@ def rearm(world: "World") -> None:
 def lose_leader(world: "World") -> None:
     """And see the others take over."""
     checks, name = world.checks, world.store.leader
-    if name is None or world.away or len(world.hosts) < 3:
+    # A host that was told to go down as everything healed may not be back yet.
+    if name is None or len(world.hosts) < 3 or not all(host.is_up for host in world.hosts.values()):
         return
     lease = world.store.truth.leases.get(name)
     is_guarding = lease is not None and not lease.is_resting and not lease.is_fenced
