@@ -277,7 +277,7 @@ def answers_no_command(patch: pytest.MonkeyPatch) -> None:
         pytest.param("S20", asks_for_no_start_order, (), id="asks for no start-order"),
         pytest.param("S20", takes_an_order_for_a_guest_that_runs, (), id="takes an order for a guest that runs"),
         pytest.param("liveness", disarms_without_an_end, (), id="disarms without an end"),
-        pytest.param("S16", works_while_disarmed, (), id="works while disarmed"),
+        pytest.param("S16", works_while_disarmed, ("disarm", "power"), id="works while disarmed"),
         pytest.param("L2", overlooks_a_lease_without_renewals, ("die-young",), id="overlooks a lease without renewals"),
         pytest.param("liveness", answers_no_command, ("command", "command", "add"), id="answers no command"),
     ],
