@@ -39,12 +39,16 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """`losses` are those that the cluster does not bear, the worst first; `looked_at` of `every` sets were asked."""
+    """`losses` are those that the cluster does not bear, the worst first; `asked`, of `every`, are the sets looked at."""
 
     size: int
-    looked_at: int
+    asked: frozenset[tuple[NodeName, ...]]
     every: int
     losses: tuple[Loss, ...]
+
+    @property
+    def looked_at(self) -> int:
+        return len(self.asked)
 
     @property
     def is_survived(self) -> bool:
@@ -70,8 +74,9 @@ def survey(
     ready = [name for name, facts in situation.nodes.items() if not facts.unready]
     ready.sort(key=lambda name: (-board.reserved_bytes(name), -len(held[name]), name))
     every = comb(len(ready), size)
-    losses = []
+    losses, asked = [], set()
     for nodes in islice(combinations(ready, size), MAX_SETS):
+        asked.add(tuple(sorted(nodes)))
         if not keeps_quorum(frozenset(nodes)):
             losses.append(Loss(tuple(sorted(nodes)), keeps_quorum=False))
             continue
@@ -80,13 +85,17 @@ def survey(
         if homeless := tuple(_homeless(board.without(nodes), [one[1:] for one in gone], barred)):
             losses.append(Loss(tuple(sorted(nodes)), homeless))
     losses.sort(key=lambda loss: (loss.keeps_quorum, -len(loss.homeless), loss.nodes))
-    return Survey(size, min(every, MAX_SETS), every, tuple(losses))
+    return Survey(size, frozenset(asked), every, tuple(losses))
 
 
 def worse(before: Survey, after: Survey) -> Sequence[Loss]:
-    """Losses that were borne, or borne better, before."""
+    """Losses that were borne, or borne better, before. Of sets that were not looked at both times nothing is known."""
     known = {loss.nodes: len(loss.homeless) for loss in before.losses}
-    return [loss for loss in after.losses if loss.keeps_quorum and len(loss.homeless) > known.get(loss.nodes, 0)]
+    return [
+        loss
+        for loss in after.losses
+        if loss.keeps_quorum and loss.nodes in before.asked and len(loss.homeless) > known.get(loss.nodes, 0)
+    ]
 
 
 def _homeless(

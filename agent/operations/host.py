@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.guests.driver import Guest, GuestDriver, Observed, RunState, Volume
-from agent.inventory import GuestFile, GuestKind, GuestStore, Inventory, StoredEntry
+from agent.inventory import GuestFile, GuestKind, Inventory, StoredEntry
 from agent.tasks import TaskHandle
 from ha import lease_state
 from kvorum.config import GuestConfig
@@ -18,6 +18,7 @@ from kvorum.errors import Locked, Refused, StaleVersion
 from kvorum.ids import NodeName, Vmid, Volid
 
 from .disks import used_disks
+from .files import FileStore
 from .ha_resources import IGNORED, HaResources
 from .migration_marks import ARRIVED, LOCK, released
 from .queue import GuestQueue
@@ -25,19 +26,9 @@ from .queue import GuestQueue
 log = logging.getLogger(__name__)
 
 
-class OperationStore(GuestStore, Protocol):
+class OperationStore(FileStore, Protocol):
     """The part of the store's client that operations write with."""
 
-    async def write(
-        self,
-        path: str,
-        content: bytes,
-        *,
-        expected_version: int | None = None,
-        absent: bool = False,
-        parents: bool = False,
-        reason: str = "",
-    ) -> StoredEntry: ...
     async def move(self, path: str, new_path: str, *, expected_version: int = 0, reason: str = "") -> StoredEntry: ...
     async def delete(self, path: str, *, expected_version: int = 0, reason: str = "") -> None: ...
 

@@ -73,8 +73,8 @@ def drain(case: Case, service: Service) -> Service:
     is_going_down = case.mode(here) is Mode.shutdown
     choice = case.choose(current=here, avoid=(here,))
     if is_going_down:
-        if held := ordering.held_leave(case, service):
-            return held
+        if stays := ordering.held_leave(case, service):
+            return stays
         return in_batch(service, begin(case, service, RELOCATE, choice.node, f"{here} goes down; {choice.why}"))
     running = f"{here} runs it" if service.state is State.started else "it waits"
     if not choice.node:

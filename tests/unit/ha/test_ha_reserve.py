@@ -127,6 +127,13 @@ def test_one_more_is_worse_where_it_takes_the_last_room() -> None:
     assert reserve.worse(second, second) == []
 
 
+def test_a_set_that_was_not_looked_at_before_says_nothing() -> None:
+    before, after = (view({A: N1, B: N2, **more}, gib=2) for more in ({}, {C: N3, SIDS[3]: N1, SIDS[4]: N2}))
+    first, second = reserve.survey(before, 1, always), reserve.survey(after, 1, always)
+    half = replace(first, asked=frozenset({second.losses[0].nodes}))
+    assert reserve.worse(half, second) == [second.losses[0]]
+
+
 @st.composite
 def views(draw: st.DrawFn) -> View:
     names = NAMES[: draw(st.integers(2, 4))]
